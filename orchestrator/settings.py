@@ -1,0 +1,81 @@
+"""Every setting of the service, once.
+
+Read from `STYLEFOUNDRY_…` environment variables, else from the TOML file that `STYLEFOUNDRY_CONFIG` names, else the
+default here. Nothing else in the project reads the environment. `docs/operating.md` lists the same settings.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """What API, dispatcher and workers need to find each other and to agree on time limits."""
+
+    model_config = SettingsConfigDict(env_prefix="STYLEFOUNDRY_", extra="forbid", frozen=True)
+
+    database_url: str = Field(
+        "sqlite:///stylefoundry.db", description="SQLAlchemy URL: sqlite:///… or postgresql+psycopg://…"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with its password"
+    )
+    s3_url: str = Field("http://127.0.0.1:9000", description="object store as API and workers reach it")
+    s3_public_url: str | None = Field(None, description="the same as clients reach it: signed into urls")
+    s3_bucket: str = Field("stylefoundry", description="bucket that holds everything, created when missing")
+    s3_region: str = Field("us-east-1", description="region in the signatures")
+    s3_access_key: str = Field("stylefoundry", description="access key of the object store")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="secret key of the object store")
+    presign_s: int = Field(3600, description="lifetime of presigned urls, seconds", ge=60, le=604_800)
+
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: int = Field(8790, description="port the API listens on", ge=1, le=65535)
+    public_url: str | None = Field(None, description="address of the API as browsers see it; checked against Origin")
+    admin_key: SecretStr | None = Field(None, description="key of the first administrator, made known to SQL at start")
+
+    ray_address: str = Field("ray://127.0.0.1:10001", description="Ray Client address of the cluster")
+    ray_namespace: str = Field("stylefoundry", description="Ray namespace that holds our actors")
+    cpus: int | None = Field(None, description="cores that jobs may take; empty: what Ray has", ge=1)
+    gpus: int | None = Field(None, description="GPUs that jobs may take; empty: what Ray has", ge=0)
+    warm_workers: int = Field(1, description="workers kept warm for adaptation, ingest and stylisation", ge=0, le=64)
+    warm_encoder: str = Field("small-narrow", description="encoder that warm workers load before they are asked")
+
+    lease_s: float = Field(15.0, description="lease of an attempt, seconds", gt=0)
+    renew_s: float = Field(1.0, description="pause between two renewals of a lease, seconds", gt=0)
+    outage_s: float = Field(1800.0, description="how long workers go on without SQL or S3, seconds", gt=0)
+    grace_s: float = Field(30.0, description="time from a stop request to the kill, seconds", gt=0)
+    stall_s: float = Field(600.0, description="no step for this long and for 20 usual steps: stalled, seconds", gt=0)
+
+    cache_dir: Path = Field(Path(".stylefoundry/cache"), description="shards and base models on a worker's disk")
+    cache_max_mib: int = Field(10_240, description="size of that cache, MiB; the least recently used go first", ge=64)
+    weights_dir: Path = Field(Path(".stylefoundry/weights"), description="encoder weights on a worker's disk")
+    max_picture_mpx: int = Field(100, description="largest picture that an ingest takes, megapixels", ge=1)
+
+    log_json: bool = Field(True, description="log lines as JSON; false: for people")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=os.environ.get("STYLEFOUNDRY_CONFIG"))
+        return init_settings, env_settings, toml
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database_url.startswith("sqlite")
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings, read at the first call."""
+    return Settings()

@@ -1,0 +1,51 @@
+"""Events: the history of a job, rows with gapless ids per job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from orchestrator.store.database import db_now
+from orchestrator.store.tables import Event
+
+
+class NewEvent(NamedTuple):
+    event: str  # status | metric | log | checkpoint | sample
+    body: dict[str, Any]
+
+
+def append(tx: Session, job_id: str, attempt: int, newest_id: int, events: Sequence[NewEvent]) -> None:
+    """Write `events`, the last of which has id `newest_id`.
+
+    The ids were drawn by `UPDATE jobs SET events = events + n … RETURNING events` earlier in the same transaction. That
+    update holds the job's row until the commit, so events become visible in the order of their ids, without a gap.
+    """
+    if not events:
+        return
+    first = newest_id - len(events) + 1
+    rows = [
+        {"job_id": job_id, "id": first + i, "attempt": attempt, "event": new.event, "body": new.body, "at": db_now()}
+        for i, new in enumerate(events)
+    ]
+    for row in rows:  # each with SQL's own clock in VALUES, which executemany cannot carry
+        tx.execute(insert(Event).values(**row))
+
+
+def after(tx: Session, job_id: str, last_id: int, *, limit: int) -> list[Event]:
+    """Events of a job with ids above `last_id`, in order, at most `limit`."""
+    query = select(Event).where(Event.job_id == job_id, Event.id > last_id).order_by(Event.id).limit(limit)
+    return list(tx.scalars(query))
+
+
+def log_lines(tx: Session, job_id: str, last_id: int, *, limit: int) -> list[Event]:
+    """The `log` events of a job with ids above `last_id`."""
+    query = (
+        select(Event)
+        .where(Event.job_id == job_id, Event.event == "log", Event.id > last_id)
+        .order_by(Event.id)
+        .limit(limit)
+    )
+    return list(tx.scalars(query))

@@ -1,0 +1,434 @@
+"""The queue: who may work on a job, and what a worker may write.
+
+SQL is the only truth. A claim makes attempt n + 1 and takes the job's room in the same transaction; every later write
+names its attempt and changes nothing once a higher one exists or the job has left the active states. Every change of
+status is one conditional `UPDATE` (over `states.MOVES`) and one event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, case, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from orchestrator.states import ACTIVE, MOVES, NEVER_RETRIED, ErrorType, Move, Status, phase_of, sources
+from orchestrator.store import events
+from orchestrator.store.database import db_now
+from orchestrator.store.events import NewEvent
+from orchestrator.store.tables import Attempt, Checkpoint, Job, Ledger, Metric, ModelVersion, Sample
+
+BACKFILL_WINDOW = 200  # how far behind the head of the queue a claim looks for a job that fits: its cost stays constant
+BACKOFF_S = (0.0, 1.0, 5.0, 30.0, 120.0)  # wait before the claim after the n-th charged failure
+
+
+class Ticket(NamedTuple):
+    """The right to work on a job, until somebody else holds a higher attempt."""
+
+    job_id: str
+    attempt: int
+
+
+class Claimed(NamedTuple):
+    ticket: Ticket
+    kind: str
+    method: str
+    task: str
+    cpus: int
+    gpus: int
+
+
+class Moved(NamedTuple):
+    """What a change of status left behind."""
+
+    job_id: str
+    status: Status
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker has to say at once: rows in order, and how far it is."""
+
+    step: int
+    images_per_second: float | None = None
+    points: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
+    log: Sequence[Mapping[str, Any]] = ()  # {"at", "level", "text"}
+    checkpoints: Sequence[Mapping[str, Any]] = ()  # {"step", "prefix", "manifest_sha256", "files", "bytes"}
+    samples: Sequence[Mapping[str, Any]] = ()  # {"step", "name", "width", "height", "key"}
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def claim_next(tx: Session, *, owner: str, lease_s: float) -> Claimed | None:
+    """Give the first queued job that fits to `owner` under a new attempt; None when none waits or fits.
+
+    Ingests go first and take no room (no more of them at a time than there are cores), then by priority and age; a job
+    that does not fit is passed over for one of the next `BACKFILL_WINDOW`. PostgreSQL passes over rows that another
+    transaction holds; SQLite has one writer at a time and needs no row locks.
+
+    lease_s: seconds. Raises nothing of its own.
+    """
+    room = tx.execute(
+        select(Ledger.cpus - Ledger.cpus_taken, Ledger.gpus - Ledger.gpus_taken, Ledger.cpus)
+    ).one_or_none()
+    if room is None:
+        return None
+    cpus_free, gpus_free, cpus = room
+    job_id = _first_ingest(tx, at_once=max(1, cpus))
+    if job_id is None and (cpus_free > 0 or gpus_free > 0):
+        job_id = _first_that_fits(tx, cpus_free, gpus_free)
+    if job_id is None:
+        return None
+    claim = (
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.QUEUED)
+        .values(
+            status=Status.STARTING,
+            attempt=Job.attempt + 1,
+            lease_owner=owner,
+            lease_until=db_now() + lease_s,
+            events=Job.events + 1,
+        )
+        .returning(Job.attempt, Job.kind, Job.method, Job.task, Job.cpus, Job.gpus, Job.workers, Job.events)
+    )
+    row = tx.execute(claim).one_or_none()
+    if row is None:
+        return None
+    if not _take_room(tx, row.cpus * row.workers, row.gpus * row.workers):
+        tx.rollback()  # another dispatcher was faster; the job stays where it was
+        return None
+    tx.add(Attempt(job_id=job_id, attempt=row.attempt, claimed_at=db_now()))
+    events.append(tx, job_id, row.attempt, row.events, [_status_event(Status.STARTING, Move.CLAIM)])
+    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus)
+
+
+def _first_ingest(tx: Session, *, at_once: int) -> str | None:
+    at_work = select(func.count()).where(Job.status.in_(ACTIVE), Job.kind == "ingest").scalar_subquery()
+    query = (
+        select(Job.id)
+        .where(Job.status == Status.QUEUED, Job.kind == "ingest", Job.not_before <= db_now(), at_work < at_once)
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return tx.scalar(query)
+
+
+def _first_that_fits(tx: Session, cpus_free: int, gpus_free: int) -> str | None:
+    head = (
+        select(Job.id)
+        .where(Job.status == Status.QUEUED, Job.kind == "train", Job.not_before <= db_now())
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(BACKFILL_WINDOW)
+    )
+    query = (
+        select(Job.id)
+        .where(
+            Job.id.in_(head),
+            Job.status == Status.QUEUED,
+            Job.cpus * Job.workers <= cpus_free,
+            Job.gpus * Job.workers <= gpus_free,
+        )
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return tx.scalar(query)
+
+
+def _take_room(tx: Session, cpus: int, gpus: int) -> bool:
+    take = (
+        update(Ledger)
+        .where(Ledger.cpus_taken + cpus <= Ledger.cpus, Ledger.gpus_taken + gpus <= Ledger.gpus)
+        .values(cpus_taken=Ledger.cpus_taken + cpus, gpus_taken=Ledger.gpus_taken + gpus)
+        .returning(Ledger.id)
+    )
+    return tx.execute(take).one_or_none() is not None
+
+
+def set_room(tx: Session, *, cpus: int, gpus: int) -> None:
+    """Tell the ledger how large the cluster is now; what jobs have taken stays, even where it is more than that."""
+    changed = tx.execute(
+        update(Ledger).values(cpus=cpus, gpus=gpus, seen_at=db_now()).returning(Ledger.id)
+    ).one_or_none()
+    if changed is None:
+        tx.add(Ledger(id=1, cpus=cpus, gpus=gpus, cpus_taken=0, gpus_taken=0, seen_at=db_now()))
+
+
+# --- changes of status ------------------------------------------------------------------------------------------------
+
+
+def move(
+    tx: Session,
+    job_id: str,
+    move: Move,
+    *,
+    attempt: int | None = None,
+    outcome: str | None = None,
+    error: Mapping[str, Any] | None = None,
+    body: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Moved | None:
+    """Make one move of `states.MOVES`; None, and nothing changed, where it cannot happen now.
+
+    attempt: of the worker or dispatcher that asks; None for a user, whose wish is for the job and not for an attempt.
+    outcome: what becomes of the attempt, when this ends it. error: recorded with the attempt, and with the job.
+    body: more fields of the event. values: more columns of the job.
+    """
+    allowed = sources(move)
+    target = case({s.value: MOVES[s, move].value for s in allowed}, value=Job.status)
+    change = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_(allowed), *([] if attempt is None else [Job.attempt == attempt]))
+        .values(status=target, events=Job.events + 1, **({"error": dict(error)} if error else {}), **values)
+        .returning(Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.workers, Job.step)
+    )
+    row = tx.execute(change).one_or_none()
+    if row is None:
+        return None
+    status = Status(row.status)
+    if move in ENDS_ATTEMPT:
+        _end_attempt(tx, job_id, row, status, outcome or status.value, error)
+    elif status is Status.CANCELLED:
+        tx.execute(update(Job).where(Job.id == job_id).values(finished_at=db_now()))
+    extra = dict(body or {}) | ({"error": dict(error)} if error else {})
+    events.append(tx, job_id, row.attempt, row.events, [_status_event(status, move, extra)])
+    return Moved(job_id, status, row.attempt)
+
+
+ENDS_ATTEMPT = (Move.FINISH, Move.FAIL, Move.REQUEUE, Move.STOP, Move.EXPIRE)  # from active states only
+
+
+def _end_attempt(
+    tx: Session, job_id: str, row: Any, status: Status, outcome: str, error: Mapping[str, Any] | None
+) -> None:
+    """Give the room back, close the attempt's row and add its time to the job's."""
+    cpus, gpus = row.cpus * row.workers, row.gpus * row.workers
+    tx.execute(update(Ledger).values(cpus_taken=Ledger.cpus_taken - cpus, gpus_taken=Ledger.gpus_taken - gpus))
+    ended = (
+        update(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.attempt == row.attempt)
+        .values(outcome=outcome, finished_at=db_now(), error=dict(error) if error else None)
+        .returning(func.coalesce(Attempt.finished_at - Attempt.started_at, 0.0))
+    )
+    seconds = max(0.0, tx.execute(ended).scalar_one() or 0.0)  # a clock set back must not shorten the job's time
+    values: dict[str, Any] = {"lease_owner": None, "lease_until": None, "running_s": Job.running_s + seconds}
+    if phase_of(status) == "terminal":
+        values["finished_at"] = db_now()
+    tx.execute(update(Job).where(Job.id == job_id).values(**values))
+
+
+def _status_event(status: Status, move: Move, extra: Mapping[str, Any] | None = None) -> NewEvent:
+    return NewEvent(
+        "status", {"status": status.value, "phase": phase_of(status).value, "reason": move.value, **(extra or {})}
+    )
+
+
+# --- what a worker writes ---------------------------------------------------------------------------------------------
+
+
+def begin(
+    tx: Session, ticket: Ticket, *, actor: str, node: str, pid: int, resumed_from: int, total_steps: int, lease_s: float
+) -> Moved | None:
+    """`starting` to `running`; metrics and samples beyond the step that the attempt resumes from are dropped.
+
+    None when the job is no longer this attempt's to start: superseded, or a stop was asked for before the start.
+    """
+    moved = move(
+        tx,
+        ticket.job_id,
+        Move.BEGIN,
+        attempt=ticket.attempt,
+        body={"resumed_from": resumed_from},
+        lease_owner=actor,
+        lease_until=db_now() + lease_s,
+        step=resumed_from,
+        total_steps=total_steps,
+        started_at=func.coalesce(Job.started_at, db_now()),
+    )
+    if moved is None:
+        return None
+    job_id = ticket.job_id
+    tx.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.attempt == ticket.attempt)
+        .values(actor=actor, node=node, pid=pid, resumed_from=resumed_from, started_at=db_now())
+    )
+    tx.execute(delete(Metric).where(Metric.job_id == job_id, Metric.step > resumed_from))
+    tx.execute(delete(Sample).where(Sample.job_id == job_id, Sample.step > resumed_from))
+    return moved
+
+
+def record(tx: Session, ticket: Ticket, batch: Batch, *, lease_s: float) -> Status | None:
+    """Write a worker's batch and renew its lease; the job's status now, so that a wish to stop reaches the worker.
+
+    None when the ticket no longer counts: nothing was written, and nothing will be. The same batch may come twice:
+    metrics, checkpoints and samples overwrite themselves.
+    """
+    news = _events_of(batch)
+    renewal = (
+        update(Job)
+        .where(_holds(ticket))
+        .values(
+            lease_until=db_now() + lease_s,
+            step=batch.step,
+            images_per_second=func.coalesce(batch.images_per_second, Job.images_per_second),
+            events=Job.events + len(news),
+        )
+        .returning(Job.status, Job.events)
+    )
+    row = tx.execute(renewal).one_or_none()
+    if row is None:
+        return None
+    events.append(tx, ticket.job_id, ticket.attempt, row.events, news)
+    job = {"job_id": ticket.job_id}
+    points = [job | {"name": n, "step": s, "value": v} for n, series in batch.points.items() for s, v in series]
+    upsert(tx, Metric, points)
+    mine = job | {"attempt": ticket.attempt}
+    now = tx.scalar(select(db_now()))
+    upsert(tx, Checkpoint, [mine | {"status": "ready", "created_at": now} | dict(c) for c in batch.checkpoints])
+    upsert(tx, Sample, [mine | dict(s) for s in batch.samples])
+    return Status(row.status)
+
+
+def _events_of(batch: Batch) -> list[NewEvent]:
+    """Metrics before the checkpoint that was made after them."""
+    news = []
+    if any(batch.points.values()):
+        news.append(NewEvent("metric", {"points": {name: [list(p) for p in ps] for name, ps in batch.points.items()}}))
+    if batch.log:
+        news.append(NewEvent("log", {"lines": [dict(line) for line in batch.log]}))
+    news += [NewEvent("sample", dict(sample)) for sample in batch.samples]
+    news += [NewEvent("checkpoint", {"status": "ready"} | dict(c)) for c in batch.checkpoints]
+    return news
+
+
+def finish(tx: Session, ticket: Ticket, model: ModelVersion | None) -> Moved | None:
+    """Publish and succeed in one transaction; None when the ticket no longer counts: nothing was published then.
+
+    model: with version 0, which becomes the next one of its name; None for an ingest. Two jobs that publish under one
+    name at the same moment collide on the version's key (IntegrityError): repeat the transaction.
+    """
+    values: dict[str, Any] = {}
+    if model is not None:
+        newest = select(func.coalesce(func.max(ModelVersion.version), 0)).where(
+            ModelVersion.tenant_id == model.tenant_id, ModelVersion.name == model.name
+        )
+        model.version = (tx.scalar(newest) or 0) + 1
+        values = {"model_version": model.version}
+    body = {"model": f"{model.name}@{model.version}"} if model is not None else {}
+    moved = move(tx, ticket.job_id, Move.FINISH, attempt=ticket.attempt, body=body, **values)
+    if moved is not None and model is not None:
+        tx.add(model)
+        tx.flush()
+    return moved
+
+
+def stop(tx: Session, ticket: Ticket) -> Moved | None:
+    """The worker has done what a pause or cancel asked for (or nobody is left to do it)."""
+    return move(tx, ticket.job_id, Move.STOP, attempt=ticket.attempt)
+
+
+def fail(tx: Session, ticket: Ticket, error: ErrorType, message: str) -> Moved | None:
+    """End an attempt by an error of its own: retried while `max_retries` allows and a retry could help."""
+    job = tx.execute(select(Job.charged, Job.max_retries).where(_holds(ticket))).one_or_none()
+    if job is None:
+        return None
+    told = {"type": error.value, "message": message, "attempt": ticket.attempt}
+    if error is ErrorType.TIMEOUT:
+        return move(tx, ticket.job_id, Move.EXPIRE, attempt=ticket.attempt, error=told)
+    if error in NEVER_RETRIED or job.charged >= job.max_retries:
+        return move(tx, ticket.job_id, Move.FAIL, attempt=ticket.attempt, error=told, charged=job.charged + 1)
+    return _retry(tx, ticket, told, outcome="failed", charged=job.charged + 1)
+
+
+def lost(tx: Session, ticket: Ticket, message: str) -> Moved | None:
+    """End an attempt whose process is gone or silent. It is charged only if it brought no new checkpoint."""
+    job = tx.execute(select(Job.charged, Job.max_retries).where(_holds(ticket))).one_or_none()
+    if job is None:
+        return None
+    progress = tx.scalar(
+        select(func.count()).where(Checkpoint.job_id == ticket.job_id, Checkpoint.attempt == ticket.attempt)
+    )
+    charged = job.charged + (0 if progress else 1)
+    told = {"type": ErrorType.LOST.value, "message": message, "attempt": ticket.attempt}
+    if charged > job.max_retries:
+        return move(tx, ticket.job_id, Move.FAIL, attempt=ticket.attempt, outcome="lost", error=told, charged=charged)
+    return _retry(tx, ticket, told, outcome="lost", charged=charged)
+
+
+def _retry(tx: Session, ticket: Ticket, told: dict[str, Any], *, outcome: str, charged: int) -> Moved | None:
+    wait_s = BACKOFF_S[min(charged, len(BACKOFF_S) - 1)] if outcome == "failed" else 0.0
+    return move(
+        tx,
+        ticket.job_id,
+        Move.REQUEUE,
+        attempt=ticket.attempt,
+        outcome=outcome,
+        error=told,
+        charged=charged,
+        not_before=db_now() + wait_s,
+    )
+
+
+def renew(tx: Session, tickets: Sequence[Ticket], *, owner: str, lease_s: float) -> None:
+    """Renew what `owner`, a dispatcher, has claimed and no worker has begun yet."""
+    for ticket in tickets:
+        tx.execute(update(Job).where(_holds(ticket), Job.lease_owner == owner).values(lease_until=db_now() + lease_s))
+
+
+def mark_damaged(tx: Session, job_id: str, attempt: int, step: int) -> None:
+    """A checkpoint that did not verify: listed as damaged, never resumed from."""
+    tx.execute(
+        update(Checkpoint)
+        .where(Checkpoint.job_id == job_id, Checkpoint.attempt == attempt, Checkpoint.step == step)
+        .values(status="damaged")
+    )
+
+
+def ready_checkpoints(tx: Session, job_id: str) -> list[Checkpoint]:
+    """The checkpoints that may be resumed from, newest first."""
+    query = (
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job_id, Checkpoint.status == "ready")
+        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+    )
+    return list(tx.scalars(query))
+
+
+def drop_checkpoints(tx: Session, ticket: Ticket, *, keep: int) -> list[str]:
+    """Keep the newest `keep` ready checkpoints; the others' rows go, and their prefixes are returned.
+
+    A checkpoint that a retry of this job starts from stays.
+    """
+    if tx.execute(select(Job.id).where(_holds(ticket))).one_or_none() is None:
+        return []
+    needed = {
+        start["prefix"]
+        for start in tx.scalars(select(Job.start_from).where(Job.parent == ticket.job_id))
+        if start is not None
+    }
+    old = [c for c in ready_checkpoints(tx, ticket.job_id)[keep:] if c.prefix not in needed]
+    for checkpoint in old:
+        tx.delete(checkpoint)
+    return [checkpoint.prefix for checkpoint in old]
+
+
+def _holds(ticket: Ticket) -> Any:
+    return and_(Job.id == ticket.job_id, Job.attempt == ticket.attempt, Job.status.in_(ACTIVE))
+
+
+def upsert(tx: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; what is there under the same primary key is overwritten."""
+    if not rows:
+        return
+    dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
+    keys = [column.name for column in table.__table__.primary_key]
+    statement = dialect.insert(table)
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    tx.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), [dict(row) for row in rows])

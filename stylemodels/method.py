@@ -1,0 +1,338 @@
+"""What a method is made of: `Method`, its `Task`s, and the small things that travel between them and the loop.
+
+A task says which pictures it wants (`streams`), who learns (`optimizers`) and what a step is (`training_step`).
+It knows nothing of devices, files, processes or the order of data: those are the loop's (`train.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stylemodels.encoders import Encoder
+
+Batch: TypeAlias = Mapping[str, Tensor]  # stream name -> (N, 3, H, W); a labelled stream adds "<name>_label": (N,) int64
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An endless source of training pictures: which, and how cut. Order is a function of (seed, step)."""
+
+    dataset: str  # what the job's `datasets` calls it
+    _: KW_ONLY
+    count: int  # pictures a step, over all workers
+    size: int  # side of the square crop
+    load_size: int = 0  # shorter side before the crop; 0 keeps the picture
+    squash: bool = False  # straight to size x size, aspect ignored (MetaStyle's styles)
+    augment: Literal["none", "flip", "tpfr", "ctb", "cifar", "imagenet"] = "none"
+    per_class: int = 1  # pictures of one class, drawn together and side by side in the batch
+    part: Literal["all", "train", "validation"] = "all"  # split by content hash
+    validation_share: float = 0.1  # how much of the pictures the split gives to "validation"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own optimisers."""
+
+    name: str
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a job must bring besides its settings; checked at submit."""
+
+    datasets: Mapping[str, Literal["images", "labelled"]]
+    base_model: str | None = None  # "method/task"
+    base_model_required: bool = True  # False: the task also starts from random weights
+    style_image: bool = False  # one picture, in full size
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished model that a task starts from."""
+
+    method: str
+    task: str
+    config: Mapping[str, Any]  # complete
+    tensors: Mapping[str, Tensor]  # "part.name" -> tensor
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The state dict of one part. Raises ValueError when the model has none of that name."""
+        prefix = f"{name}."
+        found = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        if not found:
+            parts = sorted({key.partition(".")[0] for key in self.tensors})
+            raise ValueError(f"base model {self.method}/{self.task} has no part {name!r}, only {', '.join(parts)}")
+        return found
+
+
+class Given:
+    """What a task is built from besides its settings.
+
+    Asking for what the task's `needs` does not name raises LookupError. What is named but was not handed over is None
+    (`base`, `style_image`): a finished model is rebuilt from its files alone.
+    """
+
+    def __init__(
+        self,
+        needs: Needs,
+        *,
+        encoder: Encoder | None = None,
+        base: Base | None = None,
+        style_image: Tensor | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self._needs = needs
+        self._encoder = encoder
+        self._base = base
+        self._style_image = style_image
+        self._classes = tuple(classes)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen encoder that the config's `encoder` names."""
+        if self._encoder is None:
+            raise LookupError("no encoder was given: the task's Config has no setting `encoder`")
+        return self._encoder
+
+    @property
+    def base(self) -> Base | None:
+        """The base model."""
+        if self._needs.base_model is None:
+            raise LookupError("the task's `needs` names no base_model")
+        return self._base
+
+    @property
+    def style_image(self) -> Tensor | None:
+        """The style picture (1, 3, H, W) in its full size, RGB in [0, 1]."""
+        if not self._needs.style_image:
+            raise LookupError("the task's `needs` names no style_image")
+        return self._style_image
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the labelled dataset, in the order of the labels."""
+        if "labelled" not in self._needs.datasets.values():
+            raise LookupError("the task's `needs` names no labelled dataset")
+        return self._classes
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style picture at run time."""
+
+    image: Tensor  # (1, 3, H, W), any H and W
+    weight: float = 1.0  # `stylize.py` makes them sum to 1
+    mask: Tensor | None = None  # (1, 1, H, W) over the content, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A result: the picture and whatever else is worth looking at, by name."""
+
+    image: Tensor | None  # (1, 3, H, W); None from a classifier
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoControls:
+    """A finished model that takes no instructions."""
+
+
+class Gradients:
+    """Gradients by parameter. They add up: `sum(per_style, Gradients())`."""
+
+    def __init__(self, values: Mapping[nn.Parameter, Tensor] | None = None) -> None:
+        self.values: dict[nn.Parameter, Tensor] = dict(values or {})
+
+    def __add__(self, other: Gradients) -> Gradients:
+        total = dict(self.values)
+        for parameter, value in other.values.items():
+            total[parameter] = total[parameter] + value if parameter in total else value
+        return Gradients(total)
+
+    def norm(self) -> Tensor:
+        """The norm of all of them as one vector, a float32 scalar."""
+        norms = [torch.linalg.vector_norm(value, dtype=torch.float32) for value in self.values.values()]
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+
+class Task(nn.Module):
+    """One way to train (and use) a method's networks. Images are RGB, float32, (N, 3, H, W), in [0, 1]."""
+
+    Config: ClassVar[type]
+    Controls: ClassVar[type] = NoControls
+    needs: ClassVar[Needs]
+    model_parts: ClassVar[tuple[str, ...]]  # the submodules that stylize needs: the published model
+    given_parts: ClassVar[tuple[str, ...]] = ()  # submodules that stay as they were given: not in checkpoints
+    styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most style pictures at run time; (0, 0): the model is the style
+    masks: ClassVar[bool] = False  # one mask per style
+    multiple: ClassVar[int] = 16  # sides are reflect-padded to it
+    stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
+
+    config: Any
+    phase: str = ""  # set by the loop, with
+    step: int = 0  # the step within it: how many are finished
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: dict[str, Optimizer] = {}  # the optimisers of the phase
+
+    def phases(self) -> list[Phase]:
+        """Name and steps of each phase, in order."""
+        return [Phase("train", self.config.steps)]
+
+    def streams(self) -> dict[str, Stream]:
+        """The pictures of the next step; may look at `self.phase` and `self.step`."""
+        raise TypeError(f"{type(self).__name__} must say which pictures it trains on: streams()")
+
+    def calibrate(self, batch: Batch) -> None:
+        """Once, before the first step: constants into buffers."""
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimisers of `self.phase`. What none of them holds is frozen in it."""
+        raise TypeError(f"{type(self).__name__} must say who learns: optimizers()")
+
+    def lr_scale(self, name: str) -> float:
+        """What the rates of optimiser `name` are multiplied with at `self.step`."""
+        return 1.0
+
+    def begin(self, phase: str, step: int) -> None:
+        """Enter a phase: fresh optimisers, everything else frozen. Called by the loop."""
+        self.phase, self.step = phase, step
+        self.requires_grad_(True)
+        self.active = self.optimizers()
+        learning = {p for optimizer in self.active.values() for p in parameters_of(optimizer)}
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter in learning)
+        for optimizer in self.active.values():
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step. Returns named terms, which the loop detaches and plots."""
+        terms: dict[str, Tensor] = self(batch)
+        self.update(self.gradients(torch.stack(list(terms.values())).sum()))
+        return terms
+
+    def gradients(self, loss: Tensor, *names: str, retain_graph: bool = False) -> Gradients:
+        """Of these optimisers' parameters only (all, if none is named): autograd.grad, nothing else is touched.
+
+        A parameter that the loss does not depend on is left out, so its optimiser passes over it.
+        """
+        parameters = [p for name in names or self.active for p in parameters_of(self.active[name])]
+        values = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+        return Gradients({p: value for p, value in zip(parameters, values, strict=True) if value is not None})
+
+    def update(self, *gradients: Gradients, clip_norm: float | None = None) -> Tensor:
+        """Average over the workers in one flat buffer, clip, set the rates, step.
+
+        clip_norm: longest allowed gradient, over all parameters at once. Returns the norm before the clip.
+        """
+        total = sum(gradients, Gradients())
+        if workers() > 1:
+            total = averaged(total)
+        norm = total.norm()
+        clip = 1.0 if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for name, optimizer in self.active.items():
+            mine = [p for p in parameters_of(optimizer) if p in total.values]
+            if not mine:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.lr_scale(name)
+            for parameter in mine:
+                value = total.values[parameter]
+                parameter.grad = value if clip_norm is None else value * clip
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Figures over validation pictures, by name; none by default."""
+        return {}
+
+    def stylize(self, content: Tensor, styles: Sequence[Style], controls: Any) -> Picture:
+        """`content` (1, 3, H, W), sides multiples of `multiple`, in the mixture of `styles`."""
+        raise TypeError(f"{type(self).__name__} draws no pictures")
+
+    def stylize_video(self, frames: Iterator[Tensor], styles: Sequence[Style], controls: Any) -> Iterator[Picture]:
+        """One by one, unless the method knows better."""
+        return (self.stylize(frame, styles, controls) for frame in frames)
+
+    def preview_streams(self) -> dict[str, Stream]:
+        """The pictures of the preview grid, drawn once per job: at most four of each stream."""
+        return {name: replace(s, count=min(s.count, 4), augment="none") for name, s in self.streams().items()}
+
+    def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:
+        """The preview grid: named pictures (3, H, W). `batch` is one draw of `preview_streams`."""
+        styles = [Style(image[None]) for image in batch["style"]] if self.styles[1] else []
+        grid = [(f"style-{n}", style.image[0]) for n, style in enumerate(styles, start=1)]
+        for n, content in enumerate(batch["content"], start=1):
+            grid.append((f"content-{n}", content))
+            for m, chosen in enumerate([[style] for style in styles] or [[]], start=1):
+                picture = self.stylize(content[None], chosen, self.Controls())
+                if picture.image is not None:
+                    grid.append((f"result-{n}-{m}" if styles else f"result-{n}", picture.image[0]))
+        return grid
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """What is published: the state of `model_parts`."""
+        return {key: value for key, value in self.state_dict().items() if key.partition(".")[0] in self.model_parts}
+
+    def load_model_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `model_tensors` gave. Raises ValueError when names or shapes differ."""
+        load_exactly(self, tensors, self.model_tensors())
+
+    def model_facts(self) -> dict[str, Any]:
+        """What else the model's config.json says, JSON."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A published method. One stands at the end of every file under `methods/`, which is how it is found."""
+
+    slug: str
+    title: str
+    paper: str
+    tasks: Mapping[str, type[Task]]
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Every parameter that an optimiser holds, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def workers() -> int:
+    """How many processes train this task together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def averaged(gradients: Gradients) -> Gradients:
+    """The mean over all workers. Every worker must bring the same parameters in the same order."""
+    flat = torch.cat([value.reshape(-1) for value in gradients.values.values()])
+    dist.all_reduce(flat)
+    pieces = (flat / workers()).split([value.numel() for value in gradients.values.values()])
+    return Gradients({p: piece.view(p.shape) for p, piece in zip(gradients.values, pieces, strict=True)})
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into `module`, which must have asked for exactly these names and shapes (`expected`).
+
+    Raises ValueError that names the first difference.
+    """
+    for name in expected:
+        if name not in tensors:
+            raise ValueError(f"tensor {name!r} is missing")
+        if tensors[name].shape != expected[name].shape:
+            raise ValueError(f"{name!r} has shape {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}")
+    if extra := sorted(set(tensors) - set(expected)):
+        raise ValueError(f"tensor {extra[0]!r} belongs to another architecture")
+    module.load_state_dict(dict(tensors), strict=False)
