@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,11 +18,13 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
-from minio.error import S3Error
+from minio.error import InvalidResponseError, S3Error
 
 from orchestrator.settings import Settings
 
 PART_BYTES = 16 * 1024 * 1024
+# rclone calls its error documents `text/xml`, which the SDK takes for no error document at all.
+REFUSALS = (S3Error, InvalidResponseError)
 OUTAGES = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
 
@@ -76,7 +79,7 @@ class Objects:
         """The bytes of an object in pieces. Raises Missing."""
         try:
             response = self._client.get_object(bucket_name=self.bucket, object_name=key)
-        except S3Error as error:
+        except REFUSALS as error:
             raise _explained(error, key) from error
         try:
             yield from response.stream(chunk_bytes)
@@ -88,7 +91,7 @@ class Objects:
         """Bytes of an object. Raises Missing."""
         try:
             return self._client.stat_object(bucket_name=self.bucket, object_name=key).size or 0
-        except S3Error as error:
+        except REFUSALS as error:
             raise _explained(error, key) from error
 
     def copy(self, source: str, target: str) -> None:
@@ -99,12 +102,19 @@ class Objects:
                 object_name=target,
                 source=CopySource(bucket_name=self.bucket, object_name=source),
             )
-        except S3Error as error:
+        except REFUSALS as error:
             raise _explained(error, source) from error
 
     def keys(self, prefix: str) -> Iterator[str]:
         for found in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
             yield str(found.object_name)
+
+    def older_than(self, prefix: str, age_s: float) -> Iterator[str]:
+        """Keys under `prefix` that were written longer than `age_s` seconds ago, by the store's clock and ours."""
+        now = datetime.now(UTC)
+        for found in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
+            if found.last_modified is not None and (now - found.last_modified).total_seconds() > age_s:
+                yield str(found.object_name)
 
     def delete(self, keys: list[str]) -> None:
         """Delete objects; those that are not there are no error."""
@@ -146,10 +156,9 @@ def _client(settings: Settings, url: str) -> Minio:
     )
 
 
-def _explained(error: S3Error, key: str) -> Exception:
-    if error.code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket"):
-        return Missing(key)
-    return error
+def _explained(error: S3Error | InvalidResponseError, key: str) -> Exception:
+    code = error.code if isinstance(error, S3Error) else "".join(re.findall("<Code>(.*?)</Code>", str(error)))
+    return Missing(key) if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket") else error
 
 
 # --- the layout -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ class Encoder(nn.Module):
             raise ValueError(f"encoder {self.name} has no tap {unknown[0]!r}; it has {', '.join(self.channels)}")
         # Reflection needs a second pixel.
         if (side := min(images.shape[-2:])) < (least := 2 * max((tap_stride(tap) for tap in taps), default=1)):
-            raise ValueError(f"a picture's shorter side must be at least {least} px for {max(taps)}, this one's is {side}")
+            raise ValueError(
+                f"a picture's shorter side must be at least {least} px for {max(taps)}, this one's is {side}"
+            )
         features: dict[str, Tensor] = self.network(images, frozenset(taps))
         return {tap: features[tap] for tap in taps}
 
@@ -266,7 +268,11 @@ def _fill(network: Vgg, name: str, tensors: Mapping[str, Tensor]) -> None:
     names = torchvision_names(VGG16_DEPTHS if name == "vgg16" else VGG19_DEPTHS)
     try:
         network.convolutions.load_state_dict(
-            {f"{ours}.{kind}": tensors[f"{theirs}.{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")}
+            {
+                f"{ours}.{kind}": tensors[f"{theirs}.{kind}"]
+                for ours, theirs in names.items()
+                for kind in ("weight", "bias")
+            }
         )
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"not the weights of {name}: {error}") from error

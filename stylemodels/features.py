@@ -17,7 +17,7 @@ def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     Source: Huang & Belongie 2017 (arXiv:1703.06868), equations 5 and 6.
     """
     if features.shape[-2] * features.shape[-1] < 2:
-        raise ValueError(f"features of {features.shape[-2]} x {features.shape[-1]} have no spread: two positions needed")
+        raise ValueError(f"features of {features.shape[-2]} x {features.shape[-1]} have no spread, two positions have")
     variance, mean = torch.var_mean(at_least_float32(features), dim=(2, 3), keepdim=True, correction=0)
     return mean, (variance + eps).sqrt()
 

@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 from stylemodels.encoders import Encoder
 
-Batch: TypeAlias = Mapping[str, Tensor]  # stream name -> (N, 3, H, W); a labelled stream adds "<name>_label": (N,) int64
+# stream name -> (N, 3, H, W); a labelled stream adds "<name>_label": (N,) int64
+Batch: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class Gradients:
     def norm(self) -> Tensor:
         """The norm of all of them as one vector, a float32 scalar."""
         norms = [torch.linalg.vector_norm(value, dtype=torch.float32) for value in self.values.values()]
-        return torch.linalg.vector_norm(torch.stack(norms))
+        result: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return result
 
 
 class Task(nn.Module):
@@ -172,7 +174,7 @@ class Task(nn.Module):
     needs: ClassVar[Needs]
     model_parts: ClassVar[tuple[str, ...]]  # the submodules that stylize needs: the published model
     given_parts: ClassVar[tuple[str, ...]] = ()  # submodules that stay as they were given: not in checkpoints
-    styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most style pictures at run time; (0, 0): the model is the style
+    styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most styles at run time; (0, 0): the model is the style
     masks: ClassVar[bool] = False  # one mask per style
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
@@ -181,7 +183,8 @@ class Task(nn.Module):
     phase: str = ""  # set by the loop, with
     step: int = 0  # the step within it: how many are finished
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
+        """A task is made as `Task(config, given)` and calls this without either."""
         super().__init__()
         self.active: dict[str, Optimizer] = {}  # the optimisers of the phase
 
@@ -207,7 +210,6 @@ class Task(nn.Module):
     def begin(self, phase: str, step: int) -> None:
         """Enter a phase: fresh optimisers, everything else frozen. Called by the loop."""
         self.phase, self.step = phase, step
-        self.requires_grad_(True)
         self.active = self.optimizers()
         learning = {p for optimizer in self.active.values() for p in parameters_of(optimizer)}
         for parameter in self.parameters():
@@ -319,7 +321,7 @@ def averaged(gradients: Gradients) -> Gradients:
     """The mean over all workers. Every worker must bring the same parameters in the same order."""
     flat = torch.cat([value.reshape(-1) for value in gradients.values.values()])
     dist.all_reduce(flat)
-    pieces = (flat / workers()).split([value.numel() for value in gradients.values.values()])
+    pieces = torch.split(flat / workers(), [value.numel() for value in gradients.values.values()])
     return Gradients({p: piece.view(p.shape) for p, piece in zip(gradients.values, pieces, strict=True)})
 
 

@@ -91,8 +91,8 @@ def checked(prop: Mapping[str, Any], value: Any, pointer: str) -> Any:
     if "enum" in prop and converted not in prop["enum"]:
         choices = ", ".join(str(choice) for choice in prop["enum"] if choice is not None)
         raise InvalidConfig([FieldError(pointer, f"{shown(value)} was given, allowed are {choices}")])
-    broken = [f"{words} {prop[key]}" for key, (words, holds) in BOUNDS.items() if key in prop and not holds(converted, prop[key])]
-    if broken:
+    limits = [(key, *bound) for key, bound in BOUNDS.items() if key in prop]
+    if broken := [f"{words} {prop[key]}" for key, words, holds in limits if not holds(converted, prop[key])]:
         raise InvalidConfig([FieldError(pointer, f"{shown(value)} was given, it must be {' and '.join(broken)}")])
     return converted
 

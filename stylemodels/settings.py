@@ -72,11 +72,9 @@ def json_schema(config: type) -> dict[str, Any]:
 def property_schema(hint: Any, default: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of one field."""
     schema = type_schema(hint)
-    if schema["type"] == "array":
-        schema["items"] |= metadata["bounds"]
-    else:
-        schema |= metadata["bounds"]
-    return schema | {"default": jsonable(default), "description": metadata["help"]} | metadata["extras"]
+    bounded = schema["items"] if schema["type"] == "array" else schema
+    bounded.update(metadata["bounds"])
+    return {**schema, "default": jsonable(default), "description": metadata["help"], **metadata["extras"]}
 
 
 def type_schema(hint: Any) -> dict[str, Any]:
@@ -90,9 +88,11 @@ def type_schema(hint: Any) -> dict[str, Any]:
             return {"type": "array", "items": items}
         return {"type": "array", "items": items, "minItems": len(arguments), "maxItems": len(arguments)}
     if origin in (Union, types.UnionType):
-        inner = type_schema(next(a for a in arguments if a is not type(None)))
-        nullable: dict[str, Any] = {"enum": [*inner["enum"], None]} if "enum" in inner else {}
-        return inner | {"type": [inner["type"], "null"]} | nullable
+        inner: dict[str, Any] = type_schema(next(a for a in arguments if a is not type(None)))
+        if "enum" in inner:
+            inner["enum"].append(None)
+        inner["type"] = [inner["type"], "null"]
+        return inner
     return {"type": JSON_TYPES[hint]}
 
 

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file
 from torch import Tensor
 
@@ -83,7 +83,7 @@ def published_tensors(name: str, weights: Weights | None) -> dict[str, Tensor]:
         # Mapped, so that the half gigabyte of the classifier is never read.
         tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return tensors
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"weights of {name}: cannot read {path}: {error}") from error
 
 

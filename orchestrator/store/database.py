@@ -67,8 +67,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             if self.is_sqlite:
                 session.execute(text("BEGIN"))
-            yield session
-            session.rollback()
+            yield session  # closed without a rollback, which would expire the rows that were read
 
     def dispose(self) -> None:
         self.engine.dispose()

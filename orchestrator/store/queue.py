@@ -41,6 +41,14 @@ class Claimed(NamedTuple):
     gpus: int
 
 
+class ActiveJob(NamedTuple):
+    ticket: Ticket
+    status: Status
+    actor: str | None
+    lease_owner: str | None  # the actor once the attempt has begun, before that the dispatcher that placed it
+    lease_until: float | None
+
+
 class Moved(NamedTuple):
     """What a change of status left behind."""
 
@@ -149,6 +157,30 @@ def _take_room(tx: Session, cpus: int, gpus: int) -> bool:
         .returning(Ledger.id)
     )
     return tx.execute(take).one_or_none() is not None
+
+
+def place(tx: Session, ticket: Ticket, actor: str) -> None:
+    """Note which actor will be called for an attempt, before it is."""
+    mine = (Attempt.job_id == ticket.job_id, Attempt.attempt == ticket.attempt)
+    tx.execute(update(Attempt).where(*mine).values(actor=actor))
+
+
+def active_jobs(tx: Session) -> list[ActiveJob]:
+    """Every job that an attempt is at work on, or should be."""
+    query = (
+        select(Job.id, Job.attempt, Job.status, Attempt.actor, Job.lease_owner, Job.lease_until)
+        .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
+        .where(Job.status.in_(ACTIVE))
+    )
+    return [
+        ActiveJob(Ticket(r.id, r.attempt), Status(r.status), r.actor, r.lease_owner, r.lease_until)
+        for r in tx.execute(query)
+    ]
+
+
+def busy_actors(tx: Session) -> set[str]:
+    """The actors that the newest attempts of active jobs were given to."""
+    return {job.actor for job in active_jobs(tx) if job.actor is not None}
 
 
 def set_room(tx: Session, *, cpus: int, gpus: int) -> None:
@@ -360,6 +392,16 @@ def lost(tx: Session, ticket: Ticket, message: str) -> Moved | None:
     if charged > job.max_retries:
         return move(tx, ticket.job_id, Move.FAIL, attempt=ticket.attempt, outcome="lost", error=told, charged=charged)
     return _retry(tx, ticket, told, outcome="lost", charged=charged)
+
+
+def give_back(tx: Session, ticket: Ticket, message: str) -> Moved | None:
+    """End an attempt that no worker has begun, for a reason that is not the job's: nobody is charged."""
+    begun = select(Attempt.started_at).where(Attempt.job_id == ticket.job_id, Attempt.attempt == ticket.attempt)
+    job = tx.execute(select(Job.charged).where(_holds(ticket))).one_or_none()
+    if job is None or tx.scalar(begun) is not None:
+        return None
+    told = {"type": ErrorType.LOST.value, "message": message, "attempt": ticket.attempt}
+    return _retry(tx, ticket, told, outcome="lost", charged=job.charged)
 
 
 def _retry(tx: Session, ticket: Ticket, told: dict[str, Any], *, outcome: str, charged: int) -> Moved | None:

@@ -118,7 +118,7 @@ class Job(Base):
     max_retries: Mapped[int] = mapped_column(Integer)
     timeout_s: Mapped[float | None]
     keep_checkpoints: Mapped[int] = mapped_column(Integer)
-    parent: Mapped[str | None]
+    parent: Mapped[str | None] = mapped_column(index=True)
     start_from: Mapped[JsonDict | None]  # a retry's checkpoint: {"job", "attempt", "step", "prefix", "manifest_sha256"}
 
     status: Mapped[str]
@@ -127,7 +127,6 @@ class Job(Base):
     events: Mapped[int]  # id of the newest event
     lease_owner: Mapped[str | None]  # the dispatcher that places it, then the actor's name
     lease_until: Mapped[float | None]
-    holds_room: Mapped[bool]  # its cpus and gpus are taken in the ledger
     not_before: Mapped[float]  # back-off after a fault: no claim earlier
     step: Mapped[int]
     total_steps: Mapped[int]

@@ -1,0 +1,35 @@
+"""What routes work with: one object per process, made at start, given to a route as `services: Here`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from orchestrator.api.news import News
+from orchestrator.bus import Bus
+from orchestrator.catalogue import Catalogue
+from orchestrator.objects import Objects
+from orchestrator.settings import Settings
+from orchestrator.store.access import Access
+from orchestrator.store.database import Database
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    db: Database
+    objects: Objects
+    bus: Bus
+    catalogue: Catalogue
+    access: Access  # who holds which key
+    news: News  # wakes streams of events
+
+
+async def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Here = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,139 @@
+"""The methods, as `python -m stylemodels describe` tells them, and the check of a job's settings against them.
+
+The library runs once in a child process, because torch has no place in the API; what it said is kept on disk under the
+digest of its sources, so that a restarted API answers at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stylemodels.schema import InvalidConfig, complete_config
+
+DESCRIBE_S = 120  # longest time that the child may take, seconds
+
+__all__ = ["Catalogue", "InvalidConfig", "TaskInfo", "read_catalogue"]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a job of this task needs and can be told."""
+
+    method: str
+    task: str
+    config: Mapping[str, Any]  # JSON Schema with defaults
+    datasets: Mapping[str, str]  # role -> images | labelled
+    base_model: str | None  # "method/task"
+    base_model_required: bool
+    style_image: bool
+    controls: Mapping[str, Any]  # JSON Schema of what a finished model can be told
+    styles: tuple[int, int]  # fewest and most style pictures of a stylisation
+    phases: tuple[Mapping[str, Any], ...]  # {"name", "steps"} with the default settings
+
+    def complete(self, config: Mapping[str, Any], base_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`config` over the base model's over the defaults. Raises InvalidConfig with every bad field."""
+        return complete_config(self.config, config, base_config)
+
+    def total_steps(self, config: Mapping[str, Any]) -> int:
+        """Steps over all phases. `steps` is each phase's, where a phase has that many by default; the worker that
+        begins the job says it exactly."""
+        default = self.config["properties"].get("steps", {}).get("default")
+        return sum(config["steps"] if phase["steps"] == default else phase["steps"] for phase in self.phases)
+
+
+class Catalogue:
+    """Every method and encoder."""
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        self.methods: dict[str, dict[str, Any]] = {method["method"]: method for method in described["methods"]}
+        self._encoders: Mapping[str, Mapping[str, Any]] = described["encoders"]
+        self._tasks = {
+            (slug, name): _task(slug, name, task)
+            for slug, method in self.methods.items()
+            for name, task in method["tasks"].items()
+        }
+
+    def task(self, method: str, task: str) -> TaskInfo | None:
+        """None when there is no such method or task."""
+        return self._tasks.get((method, task))
+
+    def weights_of(self, encoder: str) -> str | None:
+        """The weight file that an encoder needs; None for those that come with the package."""
+        needed: str | None = self._encoders.get(encoder, {}).get("needs_weights")
+        return needed
+
+    def free_encoders(self) -> list[str]:
+        """Encoders that need no weights."""
+        return [name for name, encoder in self._encoders.items() if encoder["needs_weights"] is None]
+
+    def architecture(self, method: str) -> set[str]:
+        """Settings of a method that decide the shapes of its networks, so a checkpoint cannot outlive their change."""
+        tasks = [task for (slug, _), task in self._tasks.items() if slug == method]
+        named = {name for task in tasks for name, prop in task.config["properties"].items() if "x-from-base" in prop}
+        return named | {"encoder", "width"}
+
+
+def read_catalogue(cache_dir: Path) -> Catalogue:
+    """Ask the style library, or the answer kept in `cache_dir` if it is of the same sources.
+
+    Raises RuntimeError with the library's own words when it cannot describe itself.
+    """
+    kept = cache_dir / f"methods-{_sources_digest()[:16]}.json"
+    if not kept.exists():
+        _write(kept, _describe())
+    return Catalogue(json.loads(kept.read_text()))
+
+
+def _describe() -> str:
+    command = [sys.executable, "-m", "stylemodels", "describe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DESCRIBE_S, check=True)
+    except subprocess.CalledProcessError as error:
+        raise RuntimeError(f"{' '.join(command)} failed: {error.stderr[-2000:]}") from error
+    return done.stdout
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: several replicas may start at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(part, path)
+
+
+def _sources_digest() -> str:
+    spec = importlib.util.find_spec("stylemodels")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    root = Path(next(iter(spec.submodule_search_locations)))
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
+    fewest, most = described["styles"]
+    return TaskInfo(
+        method=method,
+        task=name,
+        config=described["config"],
+        datasets=described["datasets"],
+        base_model=described["base_model"],
+        base_model_required=described["base_model_required"],
+        style_image=described["style_image"],
+        controls=described["controls"],
+        styles=(fewest, most),
+        phases=tuple(described["phases"]),
+    )

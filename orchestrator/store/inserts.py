@@ -1,0 +1,21 @@
+"""`INSERT … ON CONFLICT`, which both databases have and SQLAlchemy spells per dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+
+def conflict_insert(tx: Session, table: Any) -> Any:
+    """An insert into `table` that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)
+
+
+def insert_missing(tx: Session, table: Any, rows: Sequence[Mapping[str, Any]], *, unique: Sequence[str]) -> None:
+    """Insert rows; what is there already under the same `unique` columns stays as it is."""
+    for row in rows:
+        tx.execute(conflict_insert(tx, table).values(**row).on_conflict_do_nothing(index_elements=unique))

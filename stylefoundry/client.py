@@ -1,0 +1,284 @@
+"""The Python client: blocking, typed, retried where that is safe.
+
+    client = Client()                                    # STYLEFOUNDRY_URL and _API_KEY, else the stack on this machine
+    client.push_dataset("photos", "~/Pictures/2026")
+    job = client.submit("metastyle", "train", datasets={"content": "photos", "style": "paintings"}, name="meta")
+    for event in client.follow(job.id):
+        print(event.event, event.body)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from stylefoundry import events, fetch, push
+from stylefoundry.address import find_address
+from stylefoundry.errors import JobFailed
+from stylefoundry.transport import Transport, segment
+from stylefoundry.types import (
+    Attempt,
+    Checkpoint,
+    Dataset,
+    Event,
+    Job,
+    LogLine,
+    Method,
+    Model,
+    Sample,
+    Series,
+    read,
+)
+
+PATIENCE_S = 60.0
+
+
+class Client:
+    """One service, under one key. Safe to share between threads; close it or use it in a `with` block.
+
+    url, api_key: default to STYLEFOUNDRY_URL and STYLEFOUNDRY_API_KEY, else to the embedded stack of `data_dir`
+        (default: STYLEFOUNDRY_DATA_DIR, else `.stylefoundry`).
+    patience_s: how long a request is tried anew while the service does not answer or is busy.
+
+    Methods raise ApiError for what the service refuses, Unreachable when it does not answer.
+    Raises NotConfigured when no address or key is known.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        data_dir: Path | str | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        address = find_address(url, api_key, data_dir)
+        self.http = Transport(address.url, address.api_key, patience_s=patience_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.http.close()
+
+    # --- methods ------------------------------------------------------------------------------------------------------
+
+    def methods(self) -> list[Method]:
+        """What can be trained."""
+        return [read(Method, item) for item in self.http.pages("/v1/methods")]
+
+    def method(self, slug: str) -> Method:
+        return read(Method, self.http.get(f"/v1/methods/{segment(slug)}"))
+
+    # --- datasets -----------------------------------------------------------------------------------------------------
+
+    def push_dataset(
+        self,
+        name: str,
+        folder: Path | str,
+        kind: str = "images",
+        *,
+        wait: bool = True,
+        progress: push.Progress | None = None,
+    ) -> Dataset:
+        """Make the pictures below `folder` a version of dataset `name`; what the service holds is not sent again.
+
+        kind: `images`, or `labelled` where the subfolders are classes.
+        wait: until the version is ready; its `refused` says which pictures could not be used, and why.
+        progress: called with the stage (`hash`, `upload`, `ingest`), how much is done, of how much.
+
+        Raises ValueError for a folder that cannot be pushed, Rejected when the service takes no version of it.
+        """
+        return push.push(
+            self.http, name, Path(folder).expanduser(), kind=kind, wait_ready=wait, progress=progress
+        )
+
+    def datasets(self) -> list[Dataset]:
+        return [read(Dataset, item) for item in self.http.pages("/v1/datasets")]
+
+    def dataset(self, name: str, version: int | None = None) -> Dataset:
+        """A version; the newest without a number."""
+        which = "" if version is None else f"/versions/{version}"
+        return read(Dataset, self.http.get(f"/v1/datasets/{segment(name)}{which}"))
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        method: str,
+        task: str,
+        *,
+        datasets: Mapping[str, str],
+        style_image: str | None = None,
+        base_model: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        publish_as: str | None = None,
+        seed: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        **others: Any,
+    ) -> Job:
+        """Queue a job.
+
+        datasets: role -> `name`, `name@version` or `name@latest`. style_image: a path in the dataset `style`.
+        base_model: `name`, `name@version` or `name@alias`. others: the remaining fields of a job, as `resources`,
+        `priority`, `max_retries`, `timeout_s`, `keep_checkpoints`. What is None is left to the service's defaults.
+        """
+        body = {
+            "method": method,
+            "task": task,
+            "datasets": {role: _pinned(reference) for role, reference in datasets.items()},
+            "style_image": style_image,
+            "base_model": None if base_model is None else _pinned(base_model),
+            "config": None if config is None else dict(config),
+            "name": name,
+            "publish_as": publish_as,
+            "seed": seed,
+            "tags": None if tags is None else dict(tags),
+            **others,
+        }
+        given = {field: value for field, value in body.items() if value is not None}
+        return read(Job, self.http.create("/v1/jobs", given))
+
+    def jobs(
+        self,
+        *,
+        status: str | None = None,
+        method: str | None = None,
+        tag: str | None = None,
+        q: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """The newest jobs, at most `limit`. tag: `key:value`. q: a part of the name."""
+        params = {"status": status, "method": method, "tag": tag, "q": q, "limit": min(limit, 200)}
+        return [read(Job, item) for item in islice(self.http.pages("/v1/jobs", params), limit)]
+
+    def job(self, job_id: str) -> Job:
+        return read(Job, self.http.get(_job(job_id)))
+
+    def cancel(self, job_id: str) -> Job:
+        return read(Job, self.http.post(f"{_job(job_id)}/cancel"))
+
+    def pause(self, job_id: str) -> Job:
+        return read(Job, self.http.post(f"{_job(job_id)}/pause"))
+
+    def resume(self, job_id: str) -> Job:
+        return read(Job, self.http.post(f"{_job(job_id)}/resume"))
+
+    def retry(self, job_id: str, *, start: str | None = None, config: Mapping[str, Any] | None = None) -> Job:
+        """A new job from a finished one. start: `checkpoint` or `start`. config: settings to change."""
+        body = {"from": start, "config": None if config is None else dict(config)}
+        given = {field: value for field, value in body.items() if value is not None}
+        return read(Job, self.http.create(f"{_job(job_id)}/retry", given))
+
+    def follow(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """The job's events as they come, each once and in order, until it has ended; reconnects by itself.
+
+        after: id of the newest event that is known already.
+        """
+        return events.follow(self.http, job_id, after, self.http.patience_s)
+
+    def wait(self, job_id: str) -> Job:
+        """Block until the job has ended, and return it. Raises JobFailed unless it succeeded."""
+        for _ in self.follow(job_id):
+            pass
+        job = self.job(job_id)
+        if job.status != "succeeded":
+            raise JobFailed(job)
+        return job
+
+    def events(self, job_id: str) -> list[Event]:
+        """The job's history so far."""
+        return [events.event_of(item) for item in self.http.pages(f"{_job(job_id)}/events")]
+
+    def metrics(
+        self, job_id: str, name: str | None = None, *, from_step: int | None = None, max_points: int | None = None
+    ) -> list[Series]:
+        """Loss terms and speeds by step; above `max_points` (1,000) the service thins them out."""
+        params = {"name": name, "from_step": from_step, "max_points": max_points}
+        answer = self.http.get(f"{_job(job_id)}/metrics", params)
+        return [Series(item["name"], [(int(step), value) for step, value in item["points"]]) for item in answer["data"]]
+
+    def logs(self, job_id: str) -> list[LogLine]:
+        return [read(LogLine, item) for item in self.http.pages(f"{_job(job_id)}/logs")]
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        return [read(Checkpoint, item) for item in self.http.pages(f"{_job(job_id)}/checkpoints")]
+
+    def samples(self, job_id: str) -> list[Sample]:
+        return [read(Sample, item) for item in self.http.pages(f"{_job(job_id)}/samples")]
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        return [read(Attempt, item) for item in self.http.pages(f"{_job(job_id)}/attempts")]
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Model]:
+        """The newest version of every model."""
+        return [read(Model, item) for item in self.http.pages("/v1/models")]
+
+    def model(self, name: str, version: int | str = "latest") -> Model:
+        """version: a number or an alias."""
+        return read(Model, self.http.get(_model(name, version)))
+
+    def fetch_model(
+        self,
+        name: str,
+        version: int | str = "latest",
+        folder: Path | str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
+        """Download a model's files, checked against their digests; the folder appears when all are there.
+
+        folder: default `{name}-{version}` here; fetching into it again only checks it. progress: bytes done, of how many.
+        Raises ValueError when the folder holds something else.
+        """
+        model = self.model(name, version)
+        target = Path(folder).expanduser() if folder is not None else Path(f"{model.name}-{model.version}")
+        return fetch.fetch(model, lambda: self.model(name, model.version), target, progress=progress)
+
+    def stylize(
+        self,
+        name: str,
+        content: Path | str,
+        *,
+        version: int | str = "latest",
+        styles: Sequence[Path | str] = (),
+        params: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """A picture in the model's style, as large as `content`: the bytes of a PNG, or of what `params["format"]` says.
+
+        styles: pictures, for models of arbitrary styles. params: the model's controls, e.g. `{"strength": 0.5}`.
+        """
+        parts = [("content", Path(content)), *(("style", Path(style)) for style in styles)]
+        files: list[tuple[str, Any]] = [(part, (path.name, path.read_bytes())) for part, path in parts]
+        if params:
+            files.append(("params", (None, json.dumps(dict(params)))))
+        return self.http.request("POST", f"{_model(name, version)}/stylize", files=files, timeout=300).content
+
+    def set_alias(self, name: str, alias: str, version: int) -> Model:
+        """Let `name@alias` mean this version."""
+        where = f"/v1/models/{segment(name)}/aliases/{segment(alias)}"
+        self.http.request("PUT", where, json={"version": version})
+        return self.model(name, alias)
+
+
+def _job(job_id: str) -> str:
+    return f"/v1/jobs/{segment(job_id)}"
+
+
+def _model(name: str, version: int | str) -> str:
+    return f"/v1/models/{segment(name)}/versions/{segment(version)}"
+
+
+def _pinned(reference: str) -> str:
+    """`photos` means `photos@latest`."""
+    return reference if "@" in reference else f"{reference}@latest"

@@ -1,0 +1,116 @@
+"""Tiny pictures, batches and runs for the tests of the style library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from stylemodels.encoders import load_encoder
+from stylemodels.images import save_picture
+from stylemodels.method import Base, Batch, Stream, Task
+from stylemodels.methods import find_task
+from stylemodels.settings import as_json, build
+from stylemodels.train import Run, build_task
+
+# Settings that make a task small enough for a test: seconds for a hundred steps.
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "metastyle/train": {
+        "encoder": "random",
+        "width": 8,
+        "res_blocks": 1,
+        "content_size": 32,
+        "style_size": 32,
+        "batch_size": 2,
+        "meta_batch": 2,
+        "style_weight": 100.0,
+        "inner_lr": 0.01,
+    },
+    "metastyle/adapt": {
+        "encoder": "random",
+        "width": 8,
+        "res_blocks": 1,
+        "content_size": 32,
+        "style_size": 32,
+        "batch_size": 2,
+        "style_weight": 100.0,
+    },
+}
+
+
+def photos(count: int, size: int, seed: int = 0) -> Tensor:
+    """Blurred noise in [0, 1]: (count, 3, size, size)."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 5, 5, generator=random)
+    fine = torch.rand(count, 3, size, size, generator=random)
+    return 0.85 * interpolate(coarse, size=(size, size), mode="bilinear") + 0.15 * fine
+
+
+def paintings(count: int, size: int, seed: int = 0) -> Tensor:
+    """Noisy stripes of two colours in [0, 1], each of another direction and width: (count, 3, size, size)."""
+    random = torch.Generator().manual_seed(1000 + seed)
+    axis = torch.arange(size, dtype=torch.float32)
+    pictures = []
+    for _ in range(count):
+        across, down = torch.randn(2, generator=random)
+        waves = torch.sin(axis * across + axis[:, None] * down) > 0
+        first, second = torch.rand(2, 3, 1, 1, generator=random)
+        pictures.append(torch.where(waves, first, second))
+    noise = 0.1 * torch.rand(count, 3, size, size, generator=random)
+    return (0.9 * torch.stack(pictures) + noise).clamp(0, 1)
+
+
+def batch_of(streams: Mapping[str, Stream], step: int = 0) -> dict[str, Tensor]:
+    """A batch of toy pictures for these streams, a function of the step."""
+    batch = {}
+    for place, (name, stream) in enumerate(streams.items()):
+        draw = paintings if stream.dataset == "style" else photos
+        batch[name] = draw(stream.count, stream.size, seed=100 * step + place)
+    return batch
+
+
+def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Task:
+    """The task "method/task" at toy size, with `settings` over that."""
+    method, task_name = find_task(name)
+    task_class = method.tasks[task_name]
+    config = build(task_class.Config, {**SMALL[name], **settings}, base and base.config)
+    style_image = paintings(1, 48, seed=7) if task_class.needs.style_image else None
+    encoder = load_encoder(config.encoder)
+    return build_task(task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image)
+
+
+def small_run(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Run:
+    return Run(small_task(name, seed=seed, base=base, **settings), seed=seed)
+
+
+def advance(run: Run, steps: int) -> list[dict[str, float]]:
+    """So many steps on toy pictures; the terms of each."""
+    return [run.advance(batch_of(run.streams(), run.step)) for _ in range(steps)]
+
+
+def base_of(task: Task, name: str) -> Base:
+    """A task's model as the base of another's."""
+    method, _, task_name = name.partition("/")
+    tensors = {key: value.clone() for key, value in task.model_tensors().items()}
+    return Base(method, task_name, as_json(task.config), tensors)
+
+
+def write_pictures(folder: Path, pictures: Iterable[Tensor]) -> Path:
+    """Pictures (3, H, W) as PNG files of a new folder."""
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        save_picture(picture, folder / f"{number}.png")
+    return folder
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Same names, and every tensor bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def fixed_batch(task: Task) -> Batch:
+    return batch_of(task.streams(), step=0)

@@ -1,0 +1,212 @@
+"""One attempt of one job, from its row to its end. Ray's actors and the tests come in through `run_attempt`."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import structlog
+import torch
+
+from orchestrator.objects import Corrupt, Missing
+from orchestrator.states import ErrorType, Status
+from orchestrator.store import attempts, ingests, queue
+from orchestrator.store.queue import Moved, Ticket
+from orchestrator.store.tables import Checkpoint, Job
+from stylemodels.checkpoint import Damaged
+from stylemodels.methods import find_task
+from stylemodels.settings import build
+from stylemodels.train import Diverged, Run, build_task
+from workers import checkpoints, ingest
+from workers.endings import Ended, StopAsked, StorageAway, Superseded, TimeIsUp
+from workers.inputs import Encoders, open_inputs
+from workers.patience import Patience, brief, is_away
+from workers.platform import Platform
+from workers.publish import publish, put_log
+from workers.spool import Spool
+from workers.training import Training
+from workers.work import Host, Work
+
+log = structlog.get_logger()
+
+SUPERSEDED = "superseded"
+UNREACHABLE = "unreachable"
+FAREWELL_S = 30.0  # how long a failed attempt waits for its uploads
+
+
+def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Host) -> str:
+    """Do `ticket`'s attempt to its end in this process: train and publish, or ingest.
+
+    Everything is written under the ticket: an attempt that was given up can wake up and do no harm. Errors of the job
+    are rows, never exceptions.
+
+    Returns the job's status afterwards; "superseded" when a higher attempt exists or the job has ended without this
+    one, "unreachable" when SQL stayed away: then a dispatcher ends the attempt.
+    """
+    patience = Patience(platform.settings.outage_s)
+    try:
+        job, ready = patience.call(partial(_read, ticket, platform))
+    except StorageAway:
+        return UNREACHABLE
+    if job is None:
+        return SUPERSEDED
+    log.info("attempt_begins", job=job.id, attempt=job.attempt, kind=job.kind, task=f"{job.method}/{job.task}")
+    with Spool(ticket, job, platform, patience) as spool:
+        work = Work(ticket, job, ready, platform, encoders, host, patience, spool)
+        try:
+            moved = ingest.run(work) if job.kind == "ingest" else train(work)
+        except (Superseded, StopAsked):
+            outcome = _leave(work)
+        except Exception as error:
+            outcome = _fail(work, error)
+        else:
+            outcome = moved.status.value
+        platform.bus.tell(job.id)
+        platform.bus.wake()
+    log.info("attempt_over", job=job.id, attempt=job.attempt, outcome=outcome)
+    return outcome
+
+
+def train(work: Work) -> Moved:
+    """Train to the end and publish. Raises Ended, and whatever is the job's error."""
+    job = work.job
+    torch.set_num_threads(max(1, job.cpus))
+    method, task_name = find_task(f"{job.method}/{job.task}")
+    task_class = method.tasks[task_name]
+    device = torch.device("cuda" if job.gpus else "cpu")
+    with open_inputs(job, task_class.needs, work.platform, work.patience) as inputs:
+        config: Any = build(task_class.Config, job.config, None if inputs.base is None else inputs.base.config)
+        encoder = getattr(config, "encoder", None)
+        task = build_task(
+            task_class,
+            config,
+            seed=job.seed,
+            encoder=None if encoder is None else work.encoders.get(encoder, device, work.patience),
+            base=inputs.base,
+            style_image=inputs.style_image,
+            classes=inputs.classes,
+            device=device,
+        )
+        run = Run(task, seed=job.seed, device=device)
+        _resume(work, run)
+        work.begin(step=run.step, total_steps=run.total_steps)
+        training = Training(run, job, inputs.sources, work.spool)
+        try:
+            training.train()
+        except (StopAsked, TimeIsUp) as asked:
+            _keep_last_step(work, run, asked)
+            raise
+        work.spool.drain()
+        return publish(work, task, method, training.finished_samples())
+
+
+def _read(ticket: Ticket, platform: Platform) -> tuple[Job | None, list[Checkpoint]]:
+    with platform.db.read() as tx:
+        job = attempts.job_of(tx, ticket)
+        return job, [] if job is None else queue.ready_checkpoints(tx, job.id)
+
+
+def _resume(work: Work, run: Run) -> None:
+    """Restore the newest checkpoint that verifies. One that does not is listed as damaged."""
+    for candidate in checkpoints.candidates(work.job, work.checkpoints):
+        try:
+            state = checkpoints.download(work.platform.objects, work.patience, candidate)
+        except Damaged as error:
+            work.spool.log(f"checkpoint of step {candidate.step} is damaged and was passed over: {error}", "warning")
+            work.patience.call(partial(_mark_damaged, work.platform, candidate))
+        else:
+            run.restore(state)
+            return
+
+
+def _mark_damaged(platform: Platform, candidate: checkpoints.Candidate) -> None:
+    with platform.db.write() as tx:
+        queue.mark_damaged(tx, candidate.job_id, candidate.attempt, candidate.step)
+
+
+def _keep_last_step(work: Work, run: Run, asked: StopAsked | TimeIsUp) -> None:
+    """What was trained is kept, unless the job is cancelled."""
+    if isinstance(asked, TimeIsUp) or asked.status is Status.PAUSING:
+        work.spool.checkpoint(run.snapshot())
+        work.spool.drain()
+
+
+def _leave(work: Work) -> str:
+    """Somebody else decides: grant the stop that was asked for, if there is one."""
+    _keep_log(work)
+    try:
+        return work.patience.call(partial(_stop, work)) or SUPERSEDED
+    except StorageAway:
+        return UNREACHABLE
+
+
+def _stop(work: Work) -> str | None:
+    with work.platform.db.write() as tx:
+        moved = queue.stop(tx, work.ticket)
+        # Without a move this attempt may have ended the job before, in a COMMIT whose answer was lost.
+        status = moved.status if moved is not None else attempts.status_after(tx, work.ticket)
+        return None if status is None else status.value
+
+
+def _fail(work: Work, error: Exception) -> str:
+    """Tell why, with the last metrics and uploads, as far as the stores take them."""
+    kind, message = told(error)
+    level = log.info if isinstance(error, Ended) else log.warning
+    level("attempt_failed", job=work.job.id, attempt=work.job.attempt, type=kind.value, error=message)
+    if kind is ErrorType.INTERNAL:
+        work.spool.log("".join(traceback.format_exception(error)).rstrip(), "error")
+    else:
+        work.spool.log(message, "error")
+    if not work.spool.broken:
+        with suppress(Ended):  # then nobody wants to hear it, and the next transaction says so
+            work.spool.drain(limit_s=FAREWELL_S)
+    _keep_log(work)
+    try:
+        moved = _ended(work, kind, message)
+    except Exception as second:
+        if is_away(second):
+            return UNREACHABLE
+        raise
+    return SUPERSEDED if moved is None else moved.status.value
+
+
+def _ended(work: Work, kind: ErrorType, message: str) -> Moved | None:
+    with work.platform.db.write() as tx:
+        moved = queue.fail(tx, work.ticket, kind, message)
+        if moved is not None and moved.status is Status.FAILED and work.job.kind == "ingest":
+            wanted: Mapping[str, Any] = work.job.config
+            rejected = {"status": "rejected", "error": f"the ingest failed: {message}"}
+            ingests.conclude(tx, work.job.tenant_id, wanted["name"], wanted["version"], rejected)
+        return moved
+
+
+def _keep_log(work: Work) -> None:
+    """The attempt's lines in S3, where S3 answers; SQL has them in any case."""
+    try:
+        put_log(work.platform.objects, work.job, work.spool.log_bytes())
+    except Exception as error:
+        if not is_away(error):
+            raise
+        log.warning("log_not_kept", job=work.job.id, attempt=work.job.attempt, error=brief(error))
+
+
+def told(error: Exception) -> tuple[ErrorType, str]:
+    """What a job's `error` says of an exception."""
+    match error:
+        case TimeIsUp():
+            return ErrorType.TIMEOUT, str(error)
+        case StorageAway() | Missing() | Corrupt() | Damaged():
+            return ErrorType.STORAGE, f"{brief(error)}"
+        case Diverged():
+            return ErrorType.DIVERGED, str(error)
+        case torch.OutOfMemoryError() | MemoryError():
+            return ErrorType.OUT_OF_MEMORY, brief(error)
+        case RuntimeError() if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
+            return ErrorType.OUT_OF_MEMORY, brief(error)
+        case ValueError():
+            return ErrorType.INVALID, str(error)
+        case _:
+            return ErrorType.INTERNAL, brief(error)
