@@ -1,7 +1,7 @@
 """The dispatcher: one loop, a few small duties, no leader.
 
 Any number of dispatchers may run. Each turn it claims what fits and starts it on an actor, ends attempts whose process
-is gone or silent, keeps the warm workers, and tells the ledger how large the cluster is. It sleeps until Redis wakes it,
+is gone or silent, keeps the warm workers, and tells the ledger how large the cluster is. It sleeps until woken,
 at most a second. What fails in a turn is tried again in the next one; nothing it remembers is needed after a restart.
 """
 

@@ -56,7 +56,7 @@ def paintings(count: int, size: int, seed: int = 0) -> Tensor:
     axis = torch.arange(size, dtype=torch.float32)
     pictures = []
     for _ in range(count):
-        across, down = torch.randn(2, generator=random)
+        across, down = 0.5 * torch.randn(2, generator=random)
         waves = torch.sin(axis * across + axis[:, None] * down) > 0
         first, second = torch.rand(2, 3, 1, 1, generator=random)
         pictures.append(torch.where(waves, first, second))
