@@ -1,12 +1,12 @@
 """stylefoundry: train neural style transfer models as jobs, fetch them, use them.
 
-    from stylefoundry import Client
+from stylefoundry import Client
 
-    client = Client()
-    job = client.submit("metastyle", "adapt", datasets={"content": "photos", "style": "paintings"},
-                        style_image="starry_night.jpg", base_model="meta", publish_as="starry")
-    client.wait(job.id)
-    client.fetch_model("starry")
+client = Client()
+job = client.submit("metastyle", "adapt", datasets={"content": "photos", "style": "paintings"},
+                    style_image="starry_night.jpg", base_model="meta", publish_as="starry")
+client.wait(job.id)
+client.fetch_model("starry")
 """
 
 from stylefoundry.client import Client

@@ -1,10 +1,10 @@
 """The Python client: blocking, typed, retried where that is safe.
 
-    client = Client()                                    # STYLEFOUNDRY_URL and _API_KEY, else the stack on this machine
-    client.push_dataset("photos", "~/Pictures/2026")
-    job = client.submit("metastyle", "train", datasets={"content": "photos", "style": "paintings"}, name="meta")
-    for event in client.follow(job.id):
-        print(event.event, event.body)
+client = Client()                                    # STYLEFOUNDRY_URL and _API_KEY, else the stack on this machine
+client.push_dataset("photos", "~/Pictures/2026")
+job = client.submit("metastyle", "train", datasets={"content": "photos", "style": "paintings"}, name="meta")
+for event in client.follow(job.id):
+    print(event.event, event.body)
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class Client:
 
         Raises ValueError for a folder that cannot be pushed, Rejected when the service takes no version of it.
         """
-        return push.push(
-            self.http, name, Path(folder).expanduser(), kind=kind, wait_ready=wait, progress=progress
-        )
+        return push.push(self.http, name, Path(folder).expanduser(), kind=kind, wait_ready=wait, progress=progress)
 
     def datasets(self) -> list[Dataset]:
         return [read(Dataset, item) for item in self.http.pages("/v1/datasets")]
@@ -238,7 +236,8 @@ class Client:
     ) -> Path:
         """Download a model's files, checked against their digests; the folder appears when all are there.
 
-        folder: default `{name}-{version}` here; fetching into it again only checks it. progress: bytes done, of how many.
+        folder: default `{name}-{version}` here; fetching into it again only checks it.
+        progress: called with the bytes that are there, of how many.
         Raises ValueError when the folder holds something else.
         """
         model = self.model(name, version)
@@ -254,7 +253,7 @@ class Client:
         styles: Sequence[Path | str] = (),
         params: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """A picture in the model's style, as large as `content`: the bytes of a PNG, or of what `params["format"]` says.
+        """A picture in the model's style, as large as `content`: a PNG, or what `params["format"]` says.
 
         styles: pictures, for models of arbitrary styles. params: the model's controls, e.g. `{"strength": 0.5}`.
         """

@@ -1,11 +1,11 @@
 """What can go wrong between a client and its service.
 
-    Error
-    ├── NotConfigured   no address or key is known: set them, or start a stack
-    ├── Unreachable     nobody answered, or nobody who could, for as long as the client tries
-    ├── ApiError        the service refused: a problem document
-    ├── Rejected        a dataset version that its ingest did not take
-    └── JobFailed       a job that was waited for ended otherwise than in `succeeded`
+Error
+├── NotConfigured   no address or key is known: set them, or start a stack
+├── Unreachable     nobody answered, or nobody who could, for as long as the client tries
+├── ApiError        the service refused: a problem document
+├── Rejected        a dataset version that its ingest did not take
+└── JobFailed       a job that was waited for ended otherwise than in `succeeded`
 """
 
 from __future__ import annotations

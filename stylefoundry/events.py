@@ -17,8 +17,8 @@ from stylefoundry.types import Event, read
 def follow(transport: Transport, job_id: str, after: int, patience_s: float) -> Iterator[Event]:
     """Events with ids above `after`, each once and in order, until the service says that there will be no more.
 
-    A connection that ends or falls silent is opened again with `Last-Event-ID`. Raises ApiError when the service refuses
-    (no such job), Unreachable when it cannot be had for `patience_s`.
+    A connection that ends or falls silent is opened again with `Last-Event-ID`. Raises ApiError when the service
+    refuses (no such job), Unreachable when it cannot be had for `patience_s`.
     """
     last_id = after
     deadline = time.monotonic() + patience_s

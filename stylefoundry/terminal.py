@@ -1,4 +1,4 @@
-"""What every command shares: the client of the chosen stack, tables, figures as people read them, errors in one line."""
+"""What every command shares: the client of the chosen stack, tables, figures for people, errors in one line."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Cells may carry rich's markup: escape what a user named. A column `>speed` is aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     out.print(table)

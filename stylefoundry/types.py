@@ -10,7 +10,6 @@ import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stylefoundry.errors import Error
@@ -186,8 +185,8 @@ class Method:
 
 
 def read(cls: type[T], answer: Mapping[str, Any]) -> T:
-    """Build `cls` from a JSON object. Raises Error when a field that has no default is missing or is not what it says."""
-    hints = _hints(cls)
+    """Build `cls` from a JSON object. Raises Error when a field without a default is missing or has another type."""
+    hints = get_type_hints(cls)
     try:
         known = {f.name: _value(hints[f.name], answer[f.name]) for f in fields(cls) if f.name in answer}  # type: ignore[arg-type]
         return cls(**known)
@@ -200,11 +199,6 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list):
         return [to_json(item) for item in value]
     return _plain(asdict(value))
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _value(hint: Any, value: Any) -> Any:

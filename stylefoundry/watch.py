@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -67,11 +68,15 @@ class View:
         total = self.job.progress.total_steps
         head = Table.grid(padding=(0, 2))
         head.add_row(
-            f"[bold]{escape(self.job.name)}[/]", ProgressBar(total or 1, self.step, width=30), Text.from_markup(self.headline())
+            f"[bold]{escape(self.job.name)}[/]",
+            ProgressBar(total or 1, self.step, width=30),
+            Text.from_markup(self.headline()),
         )
         terms = Table.grid(padding=(0, 2))
         for name, values in self.curves.items():
-            terms.add_row(Text(name, "bright_black"), number_text(values[-1]), Text(sparkline(values, CURVE_CELLS), "blue"))
+            terms.add_row(
+                Text(name, "bright_black"), number_text(values[-1]), Text(sparkline(values, CURVE_CELLS), "blue")
+            )
         return Group(head, terms)
 
 
@@ -114,7 +119,7 @@ def sparkline(values: Sequence[float], cells: int) -> str:
     """The values in order as a row of at most `cells` bars, each the mean of its share; flat where all are equal."""
     count = min(cells, len(values))
     edges = [len(values) * cell // count for cell in range(count + 1)] if count else []
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     if not means:
         return ""
     low, high = min(means), max(means)

@@ -43,7 +43,7 @@ class Recipe:
     """How the student is trained."""
 
     widths: tuple[int, ...] = SMALL_WIDTHS
-    steps: int = 5000
+    steps: int = 2500
     seed: int = 0
     batch_size: int = 8
     crop: int = 96  # pixels

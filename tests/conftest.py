@@ -17,10 +17,9 @@ import psycopg
 import pytest
 import redis
 from pydantic import SecretStr
-from sqlalchemy import create_engine
 
 from orchestrator.settings import Settings
-from orchestrator.store.tables import Base
+from orchestrator.store import migrate
 from tests.servers import PostgresServer, S3Server, ValkeyServer
 
 TEMPLATE = "template_migrated"
@@ -114,7 +113,7 @@ def s3(s3_server: S3Server) -> Bucket:
 @pytest.fixture(scope="session")
 def _sqlite_template(server_folder: Path) -> Path:
     path = server_folder / "template.db"
-    _migrate(f"sqlite:///{path}")
+    migrate.upgrade(f"sqlite:///{path}")
     return path
 
 
@@ -130,7 +129,7 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 def _postgres_template(_postgres: PostgresServer) -> str:
     _postgres.start()
     _execute(_postgres, f"CREATE DATABASE {TEMPLATE}")
-    _migrate(_postgres.url(TEMPLATE))
+    migrate.upgrade(_postgres.url(TEMPLATE))
     return TEMPLATE
 
 
@@ -167,12 +166,6 @@ def settings(database_url: str, redis_url: str, s3: Bucket, tmp_path: Path) -> S
         weights_dir=tmp_path / "weights",
         log_json=False,
     )
-
-
-def _migrate(url: str) -> None:
-    engine = create_engine(url)
-    Base.metadata.create_all(engine)
-    engine.dispose()
 
 
 def _execute(server: PostgresServer, statement: str) -> None:

@@ -17,8 +17,10 @@ class Worker:
     def __init__(self, name: str, warm: bool, threads: int) -> None:
         """warm: load an encoder and draw pictures between attempts. threads: of torch outside of attempts."""
         from orchestrator.settings import settings
+        from orchestrator.telemetry import configure_logging
         from workers.process import Process
 
+        configure_logging(json=settings().log_json)
         self._process: Process = Process(name, settings(), warm=warm, threads=threads)
 
     def ready(self) -> dict[str, Any]:

@@ -23,17 +23,15 @@ class Place(NamedTuple):
 class Packer:
     """Writes shards into a folder and hands each over when it is full."""
 
-    def __init__(
-        self, folder: Path, ship: Callable[[Path, dict[str, Any]], None], *, shard_bytes: int = SHARD_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, ship: Callable[[Path, dict[str, Any]], None]) -> None:
         """ship: given the file of a whole shard and its entry {"path", "size", "sha256"}; the file goes afterwards."""
         self.shards: list[dict[str, Any]] = []
-        self._folder, self._ship, self._shard_bytes = folder, ship, shard_bytes
+        self._folder, self._ship = folder, ship
         self._tar: tarfile.TarFile | None = None
 
     def add(self, sha256: str, format: str, content: bytes) -> Place:
         """Append a picture; they come in the order of their digests."""
-        if self._tar is not None and self._tar.offset + len(content) > self._shard_bytes:
+        if self._tar is not None and self._tar.offset + len(content) > SHARD_BYTES:
             self._finish()
         if self._tar is None:
             # ustar: one header block a member, so the data's offset is known. TarInfo's defaults name no time or user.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import grpc
 import ray
@@ -50,10 +52,19 @@ class Cluster:
         """Raises RayAway."""
         if self.connected:
             return
+        self._knock()
         with _ray_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(self._address, namespace=self._namespace, log_to_driver=False, logging_level=logging.WARNING)
         self.connected = True
+
+    def _knock(self) -> None:
+        """Ray Client takes half a minute to say that nobody listens."""
+        where = urlsplit(self._address)
+        try:
+            socket.create_connection((where.hostname or "127.0.0.1", where.port or 10001), timeout=2).close()
+        except OSError as error:
+            raise RayAway(f"{self._address}: {error}") from error
 
     def disconnect(self) -> None:
         """Forget the connection; handles and references made over it are void."""

@@ -56,7 +56,6 @@ class Dispatcher:
             while not self._stop.is_set():
                 self.turn()
                 wake.wait(TURN_S)
-        self._cluster.disconnect()
         log.info("dispatcher_stopped", owner=self.owner)
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Int
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-Json = JSON().with_variant(JSONB(), "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 JsonDict = dict[str, Any]
 
 

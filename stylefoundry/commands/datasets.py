@@ -43,9 +43,8 @@ def push(
     data_dir: DataDir = None,
 ) -> None:
     """Upload what the service does not hold yet, and make it a version."""
-    with client_of(data_dir) as client:
-        with Bars() as bars:
-            dataset = client.push_dataset(name, folder, kind.value, progress=bars.report)
+    with client_of(data_dir) as client, Bars() as bars:
+        dataset = client.push_dataset(name, folder, kind.value, progress=bars.report)
     out.print(
         f"[green]{escape(dataset.name)}@{dataset.version}[/] is ready: "
         f"{dataset.count} pictures, {size_text(dataset.bytes)}"
@@ -116,7 +115,9 @@ def list_(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
 @app.command("show")
 def show(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], as_json: AsJson = False, data_dir: DataDir = None
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")],
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
 ) -> None:
     """One version; the newest without a number."""
     name, version = reference_of(reference)

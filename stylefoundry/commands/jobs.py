@@ -47,7 +47,9 @@ def submit(
     style_image: Annotated[str | None, typer.Option(metavar="PATH", help="One picture of the style dataset.")] = None,
     base: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Model to begin with.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings, TOML or JSON; --set goes over.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings, TOML or JSON; --set goes over.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
     publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
@@ -110,7 +112,9 @@ def ended(job: Job) -> None:
     """Say how a watched job ended. Raises JobFailed unless it succeeded."""
     if job.status != "succeeded":
         raise JobFailed(job)
-    out.print(f"[green]{escape(job.model or job.name)}[/] is ready: stylefoundry models fetch {job.model}", soft_wrap=True)
+    out.print(
+        f"[green]{escape(job.model or job.name)}[/] is ready: stylefoundry models fetch {job.model}", soft_wrap=True
+    )
 
 
 @app.command("list")
@@ -163,7 +167,10 @@ def show(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> No
             ("name", escape(job.name)),
             ("method", f"{job.method}/{job.task}"),
             ("status", status_text(job.status)),
-            ("waits for", "" if job.waiting is None else f"{job.waiting.reason}, position {job.waiting.position or '?'}"),
+            (
+                "waits for",
+                "" if job.waiting is None else f"{job.waiting.reason}, position {job.waiting.position or '?'}",
+            ),
             ("step", f"{progress.step} of {progress.total_steps}"),
             ("speed", f"{progress.images_per_second:.1f} images/s" if progress.images_per_second else ""),
             ("left", span_text(progress.eta_s)),
@@ -268,7 +275,10 @@ def samples(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) ->
         print_json(pictures)
         return
     for picture in pictures:
-        out.print(f"step {picture.step}  {escape(picture.name)}  {picture.width}x{picture.height}  {picture.url}", soft_wrap=True)
+        out.print(
+            f"step {picture.step}  {escape(picture.name)}  {picture.width}x{picture.height}  {picture.url}",
+            soft_wrap=True,
+        )
 
 
 @app.command("checkpoints")

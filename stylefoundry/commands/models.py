@@ -63,7 +63,10 @@ def show(reference: Reference, as_json: AsJson = False, data_dir: DataDir = None
             ("model", f"{escape(model.name)}@{model.version}"),
             ("method", f"{model.method}/{model.task}"),
             ("aliases", escape(", ".join(model.aliases))),
-            *((key, escape(value if isinstance(value, str) else json.dumps(value))) for key, value in model.lineage.items()),
+            *(
+                (key, escape(value if isinstance(value, str) else json.dumps(value)))
+                for key, value in model.lineage.items()
+            ),
             *((file.path, size_text(file.size)) for file in model.files),
         ]
     )

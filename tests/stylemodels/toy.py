@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,9 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def photos(count: int, size: int, seed: int = 0) -> Tensor:
     """Blurred noise in [0, 1]: (count, 3, size, size)."""
     random = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 5, 5, generator=random)
+    coarse = torch.rand(count, 3, 8, 8, generator=random)
     fine = torch.rand(count, 3, size, size, generator=random)
-    return 0.85 * interpolate(coarse, size=(size, size), mode="bilinear") + 0.15 * fine
+    return 0.95 * interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1) + 0.05 * fine
 
 
 def paintings(count: int, size: int, seed: int = 0) -> Tensor:
@@ -56,12 +57,12 @@ def paintings(count: int, size: int, seed: int = 0) -> Tensor:
     axis = torch.arange(size, dtype=torch.float32)
     pictures = []
     for _ in range(count):
-        across, down = 0.5 * torch.randn(2, generator=random)
-        waves = torch.sin(axis * across + axis[:, None] * down) > 0
+        angle, pitch = torch.rand(2, generator=random).tolist()
+        across, down = math.cos(6.3 * angle), math.sin(6.3 * angle)
+        waves = torch.sin((axis * across + axis[:, None] * down) * (0.4 + 0.6 * pitch))
         first, second = torch.rand(2, 3, 1, 1, generator=random)
-        pictures.append(torch.where(waves, first, second))
-    noise = 0.1 * torch.rand(count, 3, size, size, generator=random)
-    return (0.9 * torch.stack(pictures) + noise).clamp(0, 1)
+        pictures.append(first.lerp(second, 0.5 + 0.5 * waves))
+    return 0.95 * torch.stack(pictures) + 0.05 * torch.rand(count, 3, size, size, generator=random)
 
 
 def batch_of(streams: Mapping[str, Stream], step: int = 0) -> dict[str, Tensor]:
