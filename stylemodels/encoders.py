@@ -13,21 +13,31 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, max_pool2d, pad
+from torch.nn.functional import max_pool2d
 
+from stylemodels.vgg import (
+    VGG16_DEPTHS,
+    VGG19_DEPTHS,
+    VGG_WIDTHS,
+    Padding,
+    Pooling,
+    Vgg,
+    calibration_pictures,
+    convolved,
+    named_convolutions,
+    normalise,
+    randomise,
+    tap_block,
+    tap_stride,
+    torchvision_names,
+    vgg_channels,
+)
 from stylemodels.weights import Weights, published_tensors, shipped_tensors
 
 EncoderName = Literal["vgg19", "vgg16", "vgg19-normalised", "small", "small-narrow", "random"]
-Padding = Literal["zero", "reflect"]
-Pooling = Literal["max", "avg"]
 Role = Literal["content", "style"]
 
-VGG_WIDTHS = (64, 128, 256, 512, 512)
-VGG19_DEPTHS = (2, 2, 4, 4, 4)  # convolutions of each block
-VGG16_DEPTHS = (2, 2, 3, 3, 3)
 SMALL_DEPTHS = (2, 2, 4, 4, 1)  # VGG-19's up to relu5_1
 SMALL_WIDTHS = (16, 24, 48, 96, 96)
 RANDOM_WIDTHS = tuple(width // 8 for width in VGG_WIDTHS)
@@ -64,33 +74,6 @@ class Encoder(nn.Module):
         return {tap: features[tap] for tap in taps}
 
 
-class Vgg(nn.Module):
-    """The convolutions of a VGG, with ImageNet's mean and std taken off first."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, depths: Sequence[int], widths: Sequence[int], *, padding: Padding, pooling: Pooling) -> None:
-        super().__init__()
-        self.padding, self.pooling = padding, pooling
-        self.convolutions = nn.ModuleDict(_convolutions(depths, widths))
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
-
-    def forward(self, images: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
-        features = (images - self.mean) / self.std
-        found: dict[str, Tensor] = {}
-        for name, convolution in self.convolutions.items():
-            if name.endswith("_1") and name != "conv1_1":
-                features = pooled(features, self.pooling)
-            features = padded_convolution(convolution, features, self.padding).relu_()
-            if (tap := name.replace("conv", "relu")) in taps:
-                found[tap] = features
-            if len(found) == len(taps):
-                break
-        return found
-
-
 class SmallNetwork(nn.Module):
     """VGG-19 up to relu5_1 at other widths, with a linear embedding Q of every reluN_1 into VGG's widths.
 
@@ -102,7 +85,7 @@ class SmallNetwork(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         self.conv0 = nn.Conv2d(3, 3, 1)
-        for name, convolution in _convolutions(SMALL_DEPTHS, widths).items():
+        for name, convolution in named_convolutions(SMALL_DEPTHS, widths).items():
             self.add_module(name.replace("_", ""), convolution)
         for block, (width, embedded) in enumerate(zip(widths, embedded_widths, strict=True), start=1):
             self.add_module(f"conv{block}1_aux", nn.Conv2d(width, embedded, 1))
@@ -127,7 +110,8 @@ class SmallNetwork(nn.Module):
             layers = SMALL_DEPTHS[block - 1] if block < depth else 1
             for index in range(1, layers + 1):
                 convolution = self.get_submodule(f"conv{block}{index}")
-                features = padded_convolution(convolution, features, "reflect").relu_()
+                assert isinstance(convolution, nn.Conv2d)
+                features = convolved(features, convolution.weight, convolution.bias, "reflect").relu_()
                 if index == 1:
                     found.append(features)
             features = max_pool2d(features, 2)
@@ -159,46 +143,6 @@ class SmallTaps(nn.Module):
         if self.embed:
             return self.small.embedded(features, block).relu_()
         return features / self.tap_rms[block - 1]
-
-
-def tap_block(tap: str) -> int:
-    """`relu4_1` -> 4."""
-    return int(tap[4])
-
-
-def tap_stride(tap: str) -> int:
-    """Pixels of the picture to one position of the tap, along each side."""
-    return 1 << (tap_block(tap) - 1)
-
-
-def padded_convolution(convolution: nn.Module, features: Tensor, padding: Padding) -> Tensor:
-    """A 3 x 3 convolution that keeps the size, with zeros or the mirrored inside beyond the border."""
-    assert isinstance(convolution, nn.Conv2d)
-    if padding == "zero":
-        return conv2d(features, convolution.weight, convolution.bias, padding=1)
-    return conv2d(pad(features, (1, 1, 1, 1), mode="reflect"), convolution.weight, convolution.bias)
-
-
-def pooled(features: Tensor, pooling: Pooling) -> Tensor:
-    return max_pool2d(features, 2) if pooling == "max" else avg_pool2d(features, 2)
-
-
-def vgg_channels(depths: Sequence[int], widths: Sequence[int]) -> dict[str, int]:
-    """Tap -> channels of a VGG, in order of depth."""
-    return {
-        f"relu{block}_{index}": width
-        for block, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1)
-        for index in range(1, depth + 1)
-    }
-
-
-def _convolutions(depths: Sequence[int], widths: Sequence[int]) -> dict[str, nn.Module]:
-    convolutions: dict[str, nn.Module] = {}
-    before = 3
-    for tap, width in vgg_channels(depths, widths).items():
-        convolutions[tap.replace("relu", "conv")] = nn.Conv2d(before, width, 3)
-        before = width
-    return convolutions
 
 
 def _channels(name: EncoderName) -> dict[str, int]:
@@ -244,24 +188,12 @@ def load_encoder(
         pooling=pooling or "max",
     )
     if name == "random":
-        _randomise(network)
+        randomise(network)
     else:
         _fill(network, WEIGHTS_OF[name], published_tensors(WEIGHTS_OF[name], weights))
     if name == "vgg19-normalised":
         normalise(network, calibration_pictures())
     return Encoder(name, _channels(name), network)
-
-
-def torchvision_names(depths: Sequence[int]) -> dict[str, str]:
-    """Our names of a VGG's convolutions -> torchvision's: convolution, ReLU and pooling are counted there."""
-    names: dict[str, str] = {}
-    position = 0
-    for block, depth in enumerate(depths, start=1):
-        for index in range(1, depth + 1):
-            names[f"conv{block}_{index}"] = f"features.{position}"
-            position += 2
-        position += 1
-    return names
 
 
 def _fill(network: Vgg, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -276,74 +208,6 @@ def _fill(network: Vgg, name: str, tensors: Mapping[str, Tensor]) -> None:
         )
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"not the weights of {name}: {error}") from error
-
-
-@torch.no_grad()
-def normalise(network: Vgg, pictures: Tensor) -> None:
-    """Rescale every filter so that its mean activation over `pictures` (N, 3, H, W) is 1; dead ones stay.
-
-    ReLU and max pooling commute with positive factors, so the next layer takes them back and the network computes
-    what it did before, up to one factor per channel. Source: paper 06's normalised VGG, and section 3.1 of 01.
-    """
-    before = torch.ones(3, dtype=torch.float64)
-    features = (pictures.double() - network.mean.double()) / network.std.double()
-    for name, convolution in network.convolutions.items():
-        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-        if name.endswith("_1") and name != "conv1_1":
-            features = pooled(features, network.pooling)
-        weight = convolution.weight.double() * before.view(1, -1, 1, 1)
-        activations = _double_convolution(features, weight, convolution.bias.double(), network.padding).relu_()
-        mean = activations.mean((0, 2, 3))
-        before = torch.where(mean > 0, coarse(mean), 1.0)
-        convolution.weight.copy_(weight / before.view(-1, 1, 1, 1))
-        convolution.bias.copy_(convolution.bias.double() / before)
-        features = activations / before.view(1, -1, 1, 1)
-
-
-@torch.no_grad()
-def _randomise(network: Vgg) -> None:
-    """He-normal filters, each centred and scaled so that half of its values live, with mean activation 1.
-
-    Without the centring, filters after the first layer mostly answer to brightness: their inputs are never negative.
-    """
-    random = np.random.RandomState(0)  # a stream that numpy promises never to change
-    features = (calibration_pictures() - network.mean.double()) / network.std.double()
-    for name, convolution in network.convolutions.items():
-        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-        if name.endswith("_1") and name != "conv1_1":
-            features = pooled(features, network.pooling)
-        shape = tuple(convolution.weight.shape)
-        he_std = (2 / np.prod(shape[1:])) ** 0.5
-        weight = torch.from_numpy(random.standard_normal(shape) * he_std)
-        answers = _double_convolution(features, weight, torch.zeros(shape[0], dtype=torch.float64), network.padding)
-        bias = -coarse(answers.mean((0, 2, 3)))
-        scale = coarse(1 / (answers + bias.view(1, -1, 1, 1)).relu_().mean((0, 2, 3)))
-        convolution.weight.copy_(weight * scale.view(-1, 1, 1, 1))
-        convolution.bias.copy_(bias * scale)
-        features = ((answers + bias.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)).relu_()
-
-
-def _double_convolution(features: Tensor, weight: Tensor, bias: Tensor, padding: Padding) -> Tensor:
-    mode = "constant" if padding == "zero" else "reflect"
-    return conv2d(pad(features, (1, 1, 1, 1), mode=mode), weight, bias)
-
-
-def coarse(values: Tensor) -> Tensor:
-    """Rounded to 12 bits, so that the order of a sum (threads, CPU) does not show in constants made from it."""
-    mantissa, exponent = torch.frexp(values)
-    return torch.ldexp((mantissa * 4096).round() / 4096, exponent)
-
-
-def calibration_pictures(count: int = 4, side: int = 96) -> Tensor:
-    """Seeded noise with as much contrast in every octave, as photographs have it: (count, 3, side, side), float64."""
-    random = np.random.RandomState(1)
-    pictures = torch.full((count, 3, side, side), 0.5, dtype=torch.float64)
-    for cells in (2, 4, 8, 16, 32, 64):
-        grey = random.standard_normal((count, 1, cells, cells))
-        colour = random.standard_normal((count, 3, cells, cells))
-        noise = torch.from_numpy(0.11 * grey + 0.05 * colour)
-        pictures += interpolate(noise, size=(side, side), mode="bilinear", align_corners=True)
-    return pictures.clamp(0, 1)
 
 
 # The content tap of an encoder that has only relu1_1 ... relu5_1: the nearest behind the wanted one, and where there

@@ -113,7 +113,7 @@ def weights_of(encoder: str, platform: Platform, patience: Patience) -> Weights:
     sha256 = patience.call(partial(_weights_digest, platform, needed))
     if sha256 is not None:
         fetch = partial(platform.objects.stream, weights_key(sha256))
-        _place(folder / sha256, patience.call(partial(platform.cache.read, sha256, fetch)))
+        _place(folder / f"{needed}.safetensors", patience.call(partial(platform.cache.read, sha256, fetch)))
     return weights
 
 

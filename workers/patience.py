@@ -16,7 +16,7 @@ from workers.endings import StorageAway
 
 T = TypeVar("T")
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 SERVER_FAULTS = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "BadGateway")
 
 

@@ -6,6 +6,7 @@ While S3 is away only the newest checkpoint waits besides the one in hand; pictu
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,8 +74,7 @@ class Uploads:
     def checkpoint(self, state: State) -> None:
         """Queue a checkpoint; one that still waits gives way to it."""
         with self._changed:
-            if isinstance(self._in_hand, State) and not self._patience.waiting:
-                self._changed.wait_for(lambda: self._closed or not self._a_checkpoint_waits(), HOLD_UP_S)
+            self._let_catch_up()
             self._waiting = deque(item for item in self._waiting if not isinstance(item, State))
             self._put(state)
 
@@ -101,8 +101,15 @@ class Uploads:
         self._waiting.append(item)
         self._changed.notify_all()
 
-    def _a_checkpoint_waits(self) -> bool:
-        return any(isinstance(item, State) for item in self._waiting)
+    def _let_catch_up(self) -> None:
+        """Hold the training up while two checkpoints are under way, but not for a store that is away."""
+        deadline = time.monotonic() + HOLD_UP_S
+        while (
+            any(isinstance(item, State) for item in self._waiting)
+            and not (self._closed or self._patience.waiting)
+            and time.monotonic() < deadline
+        ):
+            self._changed.wait(0.05)
 
     def _run(self) -> None:
         try:

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import grpc
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from workers.actors import Worker
 
 from orchestrator.settings import Settings
 from orchestrator.store.queue import Ticket
+from workers.actors import Worker
 
 
 class RayAway(Exception):

@@ -73,7 +73,7 @@ class Supervisor:
         self._report = report
         self._children = {part.name: Child(part) for part in parts.parts_of(stack, self.settings, given)}
         self._reaper: subprocess.Popen[bytes] | None = None
-        self._stopping = False
+        self._ready = self._stopping = False
 
     def run(self, ready: Callable[[], None]) -> None:
         """Start everything, call `ready` once all of it answers, and keep it running until SIGINT or SIGTERM.
@@ -84,10 +84,13 @@ class Supervisor:
             signal.signal(number, self._stop_soon)
         try:
             self._clear()
+            self.stack.save()
             self._migrate()
             self._start_reaper()
             self._come_up()
             if not self._stopping:
+                self._ready = True
+                self._tell()
                 ready()
             while not self._stopping:
                 self._turn()
@@ -205,7 +208,7 @@ class Supervisor:
     def _tell(self) -> None:
         """Write down who runs, for `status`."""
         told = {
-            "pid": os.getpid(),
+            "ready": self._ready,
             "parts": {name: child.pid for name, child in self._children.items()},
             "settings": environment(self.settings),
         }

@@ -14,22 +14,18 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
-from stylemodels.encoders import (
-    RANDOM_WIDTHS,
-    SMALL_WIDTHS,
+from stylemodels.encoders import RANDOM_WIDTHS, SMALL_WIDTHS, encoders_description, load_encoder, stand_in
+from stylemodels.images import load_picture
+from stylemodels.vgg import (
     VGG16_DEPTHS,
     VGG19_DEPTHS,
     VGG_WIDTHS,
     Vgg,
     calibration_pictures,
-    encoders_description,
-    load_encoder,
     normalise,
-    stand_in,
     torchvision_names,
     vgg_channels,
 )
-from stylemodels.images import load_picture
 from stylemodels.weights import Weights
 from tests import images
 

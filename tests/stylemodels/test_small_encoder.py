@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from stylemodels.checkpoint import load_tensors, save_tensors
 from stylemodels.data import FolderSource
-from stylemodels.encoders import SMALL_DEPTHS, SMALL_WIDTHS, VGG_WIDTHS, SmallNetwork
+from stylemodels.encoders import SMALL_DEPTHS, SMALL_WIDTHS, SmallNetwork
 from stylemodels.images import decode, load_picture, to_float
 from stylemodels.small_encoder import (
     Crops,
@@ -25,6 +25,7 @@ from stylemodels.small_encoder import (
     split,
     tap_rms,
 )
+from stylemodels.vgg import VGG_WIDTHS
 from stylemodels.weights import metadata, shipped_bytes, shipped_tensors
 from tests import images
 

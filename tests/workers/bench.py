@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
-from sqlalchemy import select
+from sqlalchemy import select, update
 from torch import Tensor
 
 from orchestrator.ids import new_id
@@ -121,6 +121,11 @@ class Bench:
         job_id = self.submit(task, **options)
         assert self.run(self.claim()) == "succeeded"
         return self.job(job_id)
+
+    def change(self, job_id: str, **values: Any) -> None:
+        """A row that no submit would make."""
+        with self.db.write() as tx:
+            tx.execute(update(Job).where(Job.id == job_id).values(**values))
 
     def lose(self, ticket: Ticket) -> None:
         """What a dispatcher does when an actor is gone."""

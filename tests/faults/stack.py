@@ -1,0 +1,148 @@
+"""A whole embedded stack of real processes, to be killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stylefoundry import Client
+from stylefoundry.types import Job
+from tests import images
+from tests.waiting import wait_until
+
+START_S = 120.0
+STEPS = 120
+CONFIG = {
+    "steps": STEPS,
+    "encoder": "random",
+    "width": 4,
+    "res_blocks": 1,
+    "content_size": 32,
+    "style_size": 32,
+    "batch_size": 1,
+    "meta_batch": 1,
+    "checkpoint_every": 20,
+    "preview_every": 60,
+}
+
+
+class Stack:
+    """`stylefoundry up` in a folder, driven by its own command as a user would."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.environment = {"STYLEFOUNDRY_WARM_ENCODER": "random", "STYLEFOUNDRY_CPUS": "2"} | dict(environment or {})
+
+    def up(self) -> None:
+        self.command("up", "--detach", timeout_s=START_S)
+
+    def down(self) -> None:
+        self.command("down", timeout_s=60)
+
+    def command(self, *arguments: str, timeout_s: float = 60, check: bool = True) -> str:
+        program = [
+            sys.executable,
+            "-m",
+            "stylefoundry.cli",
+            arguments[0],
+            "--data-dir",
+            str(self.folder),
+            *arguments[1:],
+        ]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("STYLEFOUNDRY_", "RAY_"))}
+        ran = subprocess.run(
+            program, env=environment | self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert ran.returncode == 0 or not check, f"{program} gave {ran.returncode}:\n{ran.stdout}\n{ran.stderr}"
+        return ran.stdout
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.command("status", "--json"))
+        return answer
+
+    def client(self) -> Client:
+        return Client(data_dir=self.folder, patience_s=90)
+
+    def kill_part(self, part: str) -> None:
+        os.kill(self.status()["parts"][part]["pid"], signal.SIGKILL)
+
+    def kill_supervisor(self) -> None:
+        pid = self.status()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(pid), 10, "the supervisor is gone")
+
+    # --- work for it ---
+
+    def push_pictures(self) -> None:
+        """Two small datasets, `photos` and `paintings`."""
+        with self.client() as client:
+            for name, count, seed in (("photos", 8, 0), ("paintings", 4, 100)):
+                folder = self.folder.parent / f"{self.folder.name}-{name}"
+                folder.mkdir()
+                for n in range(count):
+                    (folder / f"{n}.jpg").write_bytes(images.jpeg(48, 40, seed=seed + n))
+                client.push_dataset(name, folder)
+
+    def submit(self, name: str, **others: Any) -> Job:
+        config = CONFIG | others.pop("config", {})
+        with self.client() as client:
+            return client.submit(
+                "metastyle",
+                "train",
+                datasets={"content": "photos", "style": "paintings"},
+                name=name,
+                config=config,
+                seed=7,
+                **others,
+            )
+
+    def wait_for_step(self, job_id: str, step: int, timeout_s: float = 90) -> Job:
+        """The job once it has finished `step` steps; it must not have ended before."""
+        with self.client() as client:
+
+            def reached() -> Job | None:
+                job = client.job(job_id)
+                assert job.status not in ("failed", "cancelled"), job
+                return job if job.progress.step >= step else None
+
+            return wait_until(reached, timeout_s, f"{job_id} has done step {step}")
+
+    def wait_for_end(self, job_id: str) -> Job:
+        with self.client() as client:
+            return client.wait(job_id)
+
+    def worker_pid(self, job_id: str) -> int:
+        with self.client() as client:
+            pid = client.attempts(job_id)[-1].pid
+        assert pid is not None
+        return pid
+
+    def model_bytes_digest(self, job: Job) -> str:
+        """sha256 of the job's model.safetensors as the object store gives it."""
+        with self.client() as client:
+            assert job.model is not None
+            name, version = job.model.split("@")
+            folder = client.fetch_model(name, int(version), self.folder.parent / f"model-{name}-{version}")
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+    def assert_every_step_once(self, job: Job) -> None:
+        """Every training term has one value a step, from the first step to the last."""
+        with self.client() as client:
+            series = client.metrics(job.id, max_points=100_000)
+            events = client.events(job.id)
+        terms = [s for s in series if not s.name.startswith("validation_")]
+        assert {s.name for s in terms} >= {"style_loss", "content_loss"}
+        for one in terms:
+            assert [step for step, _ in one.points] == list(range(1, STEPS + 1)), one.name
+        ids = [event.id for event in events]
+        assert ids == list(range(1, len(ids) + 1))
+        assert [e.event for e in events if e.event == "status"][-1] == events[-1].event == "status"

@@ -1,0 +1,70 @@
+"""`kill -9` of every process of the service in the middle of a training job, one after the other.
+
+Each time the job ends in `succeeded`, with every metric step once and the bytes of a job that nobody touched.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.stack import STEPS, Stack
+
+pytestmark = pytest.mark.timeout(600)
+
+MIDDLE = 45  # two checkpoints are there, more than half of the work is not
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("kill") / "data")
+    stack.up()
+    stack.push_pictures()
+    yield stack
+    stack.down()
+
+
+@pytest.fixture(scope="module")
+def untouched(stack: Stack) -> str:
+    """The digest of the model of a job that runs through."""
+    job = stack.wait_for_end(stack.submit("untouched").id)
+    stack.assert_every_step_once(job)
+    assert job.attempt == 1
+    return stack.model_bytes_digest(job)
+
+
+@pytest.mark.parametrize("part", ["dispatcher", "api", "redis", "s3"])
+def test_a_killed_part_costs_no_attempt(stack: Stack, untouched: str, part: str):
+    submitted = stack.submit(f"without-{part}")
+    stack.wait_for_step(submitted.id, MIDDLE)
+    stack.kill_part(part)
+    job = stack.wait_for_end(submitted.id)
+    assert job.status == "succeeded"
+    assert job.attempt == 1
+    stack.assert_every_step_once(job)
+    assert stack.model_bytes_digest(job) == untouched
+
+
+@pytest.mark.parametrize("victim", ["worker", "ray", "everything"])
+def test_a_killed_worker_resumes_from_a_checkpoint(stack: Stack, untouched: str, victim: str):
+    submitted = stack.submit(f"without-{victim}")
+    stack.wait_for_step(submitted.id, MIDDLE)
+    if victim == "worker":
+        os.kill(stack.worker_pid(submitted.id), signal.SIGKILL)
+    elif victim == "ray":
+        stack.kill_part("ray")
+    else:
+        stack.kill_supervisor()
+        stack.up()
+    job = stack.wait_for_end(submitted.id)
+    assert job.status == "succeeded"
+    with stack.client() as client:
+        attempts = client.attempts(job.id)
+    assert [a.outcome for a in attempts] == ["lost", "succeeded"]
+    assert attempts[1].resumed_from is not None
+    assert 20 <= attempts[1].resumed_from < STEPS
+    stack.assert_every_step_once(job)
+    assert stack.model_bytes_digest(job) == untouched
