@@ -54,9 +54,7 @@ def add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--style-image", type=Path, metavar="FILE", help="the one picture that an adaptation learns")
     command.add_argument("--out", type=Path, metavar="DIR", help="default: METHOD-TASK")
     command.add_argument("--config", type=Path, metavar="FILE", help="settings as a JSON object")
-    command.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a setting, over --config"
-    )
+    add_assignments(command, "a setting, over --config")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
@@ -70,10 +68,12 @@ def add_stylize(command: argparse.ArgumentParser) -> None:
     command.add_argument("--content", type=Path, required=True, metavar="FILE")
     command.add_argument("--style", type=Path, action="append", default=[], metavar="FILE")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png, .jpg or .jpeg")
-    command.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a control of the model"
-    )
+    add_assignments(command, "a control of the model")
     add_machine(command)
+
+
+def add_assignments(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help=help)
 
 
 def add_machine(command: argparse.ArgumentParser) -> None:

@@ -138,17 +138,17 @@ def _leave(work: Work) -> str:
     """Somebody else decides: grant the stop that was asked for, if there is one."""
     _keep_log(work)
     try:
-        return work.patience.call(partial(_stop, work)) or SUPERSEDED
+        return work.patience.call(partial(_stop, work))
     except StorageAway:
         return UNREACHABLE
 
 
-def _stop(work: Work) -> str | None:
+def _stop(work: Work) -> str:
     with work.platform.db.write() as tx:
         moved = queue.stop(tx, work.ticket)
         # Without a move this attempt may have ended the job before, in a COMMIT whose answer was lost.
-        status = moved.status if moved is not None else attempts.status_after(tx, work.ticket)
-        return None if status is None else status.value
+        status = moved.status if moved is not None else attempts.ended_as(tx, work.ticket)
+        return SUPERSEDED if status is None else status.value
 
 
 def _fail(work: Work, error: Exception) -> str:

@@ -108,6 +108,9 @@ class Process:
     def _warm_up(self) -> None:
         """Do what every first attempt would wait for."""
         all_methods()
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        torch.optim.Adam([weight]).step()  # an optimiser's first use imports torch._dynamo: two seconds
         encoder = self.platform.settings.warm_encoder
         try:
             loaded = self.encoders.get(encoder, torch.device("cpu"), Patience(outage_s=1.0))

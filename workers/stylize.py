@@ -1,7 +1,7 @@
 """Stylise requests: taken from Redis while a warm worker is idle, answered over Redis.
 
-A request is {"id", "model": {"prefix", "files"}, "params": {control: value}, "format": "png" | "jpeg", "styles": n} with
-the blobs `content`, `style-0`, … as they were sent. The answer's head is {"status": 200, "content_type", "width",
+A request is {"id", "model": {"prefix", "files"}, "params": {control: value}, "format": "png" | "jpeg", "styles": n},
+with the blobs `content`, `style-0`, … as they were sent. The answer's head is {"status": 200, "content_type", "width",
 "height"} with the picture, or {"status": 422 | 500 | 503, "detail"} without bytes. All of it expires by itself.
 """
 

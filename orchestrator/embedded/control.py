@@ -110,7 +110,7 @@ def status(folder: Path) -> dict[str, Any]:
         raise StackError(f"no stack in {folder}: start one with `stylefoundry up --data-dir {folder}`")
     pid = supervisor_pid(found)
     told = _told(found) if pid is not None else None
-    settings = Settings(**told["settings"]) if told is not None else found.settings(Settings())
+    settings = Settings(**told["settings"]) if told is not None else found.settings(read_settings())
     pids: dict[str, int | None] = {name: told["parts"].get(name) if told is not None else None for name in parts.NAMES}
     return {
         "url": found.kept.url,

@@ -80,12 +80,17 @@ def ready(settings: Settings) -> bool:
 
 
 def _valkey(stack: Stack) -> list[str]:
-    config = stack.folder / "valkey.conf"  # a file, because everybody may read command lines
     kept = stack.kept
-    write_private(
-        config,
-        f'bind 127.0.0.1\nport {kept.ports.redis}\nrequirepass {kept.redis_password}\nsave ""\nappendonly no\n',
+    lines = (
+        "bind 127.0.0.1",
+        f"port {kept.ports.redis}",
+        f"requirepass {kept.redis_password}",
+        'save ""',
+        "appendonly no",
+        "set-proc-title no",  # the title would be written over the environment, by which we know our processes
     )
+    config = stack.folder / "valkey.conf"  # a file, because everybody may read command lines
+    write_private(config, "\n".join(lines) + "\n")
     return [str(get_binary_path()), str(config)]
 
 
@@ -98,13 +103,14 @@ def _rclone(stack: Stack) -> list[str]:
 
 def _ray(stack: Stack, settings: Settings) -> list[str]:
     private_folder(stack.ray_folder)
-    sessions = sorted(stack.ray_folder.glob("session_2*"))
+    temporary = stack.ray_folder / "r"  # Ray opens its folder to everybody: it gets one inside ours
+    sessions = sorted(temporary.glob("session_2*"))
     for session in sessions[:-1]:  # the last one has the logs of what went wrong
         shutil.rmtree(session, ignore_errors=True)
     cpus = settings.cpus or len(os.sched_getaffinity(0))
     return [
         *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *(f"--temp-dir={stack.ray_folder}", f"--ray-client-server-port={stack.kept.ports.ray}"),
+        *(f"--temp-dir={temporary}", f"--ray-client-server-port={stack.kept.ports.ray}"),
         # All others are chosen by the system, so that two stacks cannot collide.
         *("--port=0", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         *("--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"),

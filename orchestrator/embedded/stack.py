@@ -11,13 +11,14 @@ import secrets
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from orchestrator.embedded import ports
 from orchestrator.settings import Settings
 
-SOCKET_ROOT_BYTES = 20  # Ray adds 75 to its temporary folder, and a socket's path may have 107
+SOCKET_ROOT_BYTES = 20  # of the 107 that a socket's path may have, we and Ray add 81
 
 
 class StackError(Exception):
@@ -63,7 +64,7 @@ class Stack:
 
     @property
     def ray_folder(self) -> Path:
-        """Ray's sessions: its working folder, in a short path whatever the data directory's is."""
+        """Ray's working folder, with its sessions in it: a short path whatever the data directory's is."""
         root = tempfile.gettempdir()
         name = "sf-" + hashlib.sha256(self.mark.encode()).hexdigest()[:10]
         return Path(root if len(os.fsencode(root)) <= SOCKET_ROOT_BYTES else "/tmp") / name
@@ -86,7 +87,7 @@ class Stack:
         """What the parts get: `given`, and where it names no service of its own, the embedded ones."""
         kept, named = self.kept, given.model_fields_set
         values = {name: getattr(given, name) for name in named}
-        ours: dict[str, object] = {
+        ours: dict[str, Any] = {
             "database_url": f"sqlite:///{self.folder / 'stylefoundry.db'}",
             "redis_url": SecretStr(f"redis://:{kept.redis_password}@127.0.0.1:{kept.ports.redis}/0"),
             "ray_address": f"ray://127.0.0.1:{kept.ports.ray}",
@@ -150,16 +151,21 @@ def find_or_create(folder: Path, preferred_port: int) -> Stack:
     return stack
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The `STYLEFOUNDRY_…` variables that make another process read the same settings."""
+def as_text(settings: Settings) -> dict[str, str]:
+    """Every setting that has a value, in the form in which `Settings(**…)` reads it again."""
     given = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if value is not None:
-            given[f"STYLEFOUNDRY_{name.upper()}"] = str(value.absolute() if isinstance(value, Path) else value)
+            given[name] = str(value.absolute() if isinstance(value, Path) else value)
     return given
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The `STYLEFOUNDRY_…` variables that make another process read the same settings."""
+    return {f"STYLEFOUNDRY_{name.upper()}": value for name, value in as_text(settings).items()}
 
 
 def write_private(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.embedded import parts, ports, sweep
 from orchestrator.embedded.parts import Part
-from orchestrator.embedded.stack import Stack, StackError, environment, write_private
+from orchestrator.embedded.stack import Stack, StackError, as_text, write_private
 from orchestrator.embedded.tether import tethered
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
@@ -80,6 +80,7 @@ class Supervisor:
 
         Raises StackError when it does not come up in START_S seconds, or a port is taken. Nothing is left then.
         """
+        os.umask(0o077)  # what the parts write is for this user alone
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop_soon)
         try:
@@ -96,6 +97,7 @@ class Supervisor:
                 self._turn()
         finally:
             self._end()
+        shutil.rmtree(self.stack.ray_folder, ignore_errors=True)  # after a failure its logs are of use
 
     def _stop_soon(self, number: int, frame: Any) -> None:
         self._stopping = True
@@ -210,7 +212,7 @@ class Supervisor:
         told = {
             "ready": self._ready,
             "parts": {name: child.pid for name, child in self._children.items()},
-            "settings": environment(self.settings),
+            "settings": as_text(self.settings),
         }
         write_private(self.stack.running, json.dumps(told))
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from orchestrator.states import ACTIVE, Status
+from orchestrator.states import ACTIVE, TERMINAL, Status
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Attempt, EncoderWeights, Job, Metric
 
 
 def job_of(tx: Session, ticket: Ticket) -> Job | None:
     """The job, while the ticket counts."""
-    return tx.scalar(
-        select(Job).where(Job.id == ticket.job_id, Job.attempt == ticket.attempt, Job.status.in_(ACTIVE))
+    return tx.scalar(select(Job).where(Job.id == ticket.job_id, Job.attempt == ticket.attempt, Job.status.in_(ACTIVE)))
+
+
+def ended_as(tx: Session, ticket: Ticket) -> Status | None:
+    """Where this attempt has left the job; None when it is at work, was taken back, or a higher one exists."""
+    left = (*TERMINAL, Status.PAUSED)
+    found = tx.scalar(
+        select(Job.status).where(Job.id == ticket.job_id, Job.attempt == ticket.attempt, Job.status.in_(left))
     )
-
-
-def status_after(tx: Session, ticket: Ticket) -> Status | None:
-    """Where the job is, as long as no higher attempt exists."""
-    found = tx.scalar(select(Job.status).where(Job.id == ticket.job_id, Job.attempt == ticket.attempt))
     return None if found is None else Status(found)
 
 

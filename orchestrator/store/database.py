@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Engine, create_engine, event, text
+from sqlalchemy import Double, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.functions import FunctionElement
 
 
-class db_now(ColumnElement[float]):
+class db_now(FunctionElement[float]):
     """Now by the database's clock, seconds since 1970."""
 
     type = Double()
@@ -55,7 +56,7 @@ class Database:
         Raises OperationalError when the database cannot be reached; nothing was changed then, or (PostgreSQL, if the
         connection broke during COMMIT) all of it: writers are written to be repeated.
         """
-        with self._writer(), Session(self.engine, expire_on_commit=False) as session:
+        with self._writer(), self._session() as session:
             if self.is_sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
@@ -64,13 +65,17 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with self._session() as session:
             if self.is_sqlite:
                 session.execute(text("BEGIN"))
             yield session  # closed without a rollback, which would expire the rows that were read
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+    def _session(self) -> Session:
+        # Nobody goes on with rows that an UPDATE in the same transaction has changed: looking for them costs time.
+        return Session(self.engine, expire_on_commit=False, execution_options={"synchronize_session": False})
 
     @contextmanager
     def _writer(self) -> Iterator[None]:

@@ -28,9 +28,7 @@ def conclude(tx: Session, tenant: str, name: str, version: int, values: Mapping[
 def add_blobs(tx: Session, tenant: str, sizes: Mapping[str, int]) -> None:
     """Pictures that lie checked under `blobs/`: sha256 -> bytes."""
     now = tx.scalar(select(db_now()))
-    rows = [
-        {"tenant_id": tenant, "sha256": sha256, "size": size, "created_at": now} for sha256, size in sizes.items()
-    ]
+    rows = [{"tenant_id": tenant, "sha256": sha256, "size": size, "created_at": now} for sha256, size in sizes.items()]
     for start in range(0, len(rows), AT_ONCE):
         upsert(tx, Blob, rows[start : start + AT_ONCE])
 

@@ -187,7 +187,8 @@ def _ahead(job_ids: Sequence[str]) -> Select[tuple[str, int]]:
     me = aliased(Job)
 
     def counted(condition: ColumnElement[bool]) -> Any:
-        found = select(Job.id).where(Job.status == Status.QUEUED, condition).limit(COUNTED_AHEAD + 1).correlate(me)
+        queued = (Job.status == Status.QUEUED, Job.kind == "train")
+        found = select(Job.id).where(*queued, condition).limit(COUNTED_AHEAD + 1).correlate(me)
         return select(func.count()).select_from(found.subquery()).scalar_subquery()
 
     more_urgent = counted(Job.priority > me.priority)

@@ -139,7 +139,7 @@ class Job(Base):
     finished_at: Mapped[float | None]
 
     __table_args__ = (
-        Index("ix_jobs_queue", "status", priority.desc(), "id"),
+        Index("ix_jobs_queue", "status", "kind", priority.desc(), "id"),
         Index("ix_jobs_tenant", "tenant_id", "kind", "id"),
     )
 

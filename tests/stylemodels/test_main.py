@@ -18,17 +18,10 @@ from stylemodels.images import load_picture
 from stylemodels.schema import complete_config
 from tests.stylemodels.toy import paintings, photos, write_pictures
 
-TINY = [
-    "encoder=random",
-    "width=4",
-    "res_blocks=1",
-    "content_size=32",
-    "style_size=32",
-    "batch_size=1",
-    "style_weight=30",
-]
-TINY_TRAIN = [*TINY, "meta_batch=1", "steps=4", "checkpoint_every=2", "preview_every=2"]
-TINY_ADAPT = ["content_size=32", "style_size=32", "batch_size=1", "steps=3", "preview_steps=[0]", "style_weight=30"]
+TINY = ["content_size=32", "style_size=32", "batch_size=1", "style_weight=30"]
+TINY_NETWORK = ["encoder=random", "width=4", "res_blocks=1"]
+TINY_TRAIN = [*TINY, *TINY_NETWORK, "meta_batch=1", "steps=4", "checkpoint_every=2", "preview_every=2"]
+TINY_ADAPT = [*TINY, "steps=3", "preview_steps=[0]"]
 
 
 @pytest.fixture
@@ -128,7 +121,7 @@ def test_johnson_s_training_needs_no_base(folders: Path):
     arguments = adapt_arguments(folders, "none", 0, "johnson")
     place = arguments.index("--base")
     del arguments[place : place + 2]
-    assert main([*arguments, "encoder=random", "width=4", "res_blocks=1"]) == 0
+    assert main([*arguments, *TINY_NETWORK]) == 0
     assert (folders / "johnson" / "model" / "model.safetensors").exists()
 
 

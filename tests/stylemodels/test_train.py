@@ -71,10 +71,8 @@ class TwoPhase(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         noise = torch.randn(()) + random.random() + np.random.rand()
         output = self.head(self.body(batch["content"]))
-        return {
-            "colour_loss": ((output - batch["content"].mean()) ** 2).mean(),
-            "noise_loss": 0.1 * noise * output.mean(),
-        }
+        colour_loss = ((output - batch["content"].mean()) ** 2).mean()
+        return {"colour_loss": colour_loss, "noise_loss": 0.1 * noise * output.mean()}
 
 
 def batch(run: Run) -> dict[str, Tensor]:
@@ -170,10 +168,9 @@ def test_a_state_of_other_shapes_names_or_steps_is_refused():
     missing = {name: value for name, value in state.weights.items() if name != "head.bias"}
     with pytest.raises(ValueError, match=r"'head\.bias' is missing"):
         started().restore(checkpoint.State(5, missing, state.optimizer, state.random, {}))
+    longer = {**state.weights, "tail": torch.ones(1)}
     with pytest.raises(ValueError, match="belongs to another architecture"):
-        started().restore(
-            checkpoint.State(5, {**state.weights, "tail": torch.ones(1)}, state.optimizer, state.random, {})
-        )
+        started().restore(checkpoint.State(5, longer, state.optimizer, state.random, {}))
     other = {**state.weights, "head.bias": torch.ones(4)}
     with pytest.raises(ValueError, match=r"'head\.bias' has shape \(4,\), not \(3,\)"):
         started().restore(checkpoint.State(5, other, state.optimizer, state.random, {}))
@@ -250,9 +247,8 @@ def test_two_workers_take_the_step_of_their_mean_gradient(tmp_path: Path):
     losses = [alone.task({"content": pictures[n : n + 1]})["colour_loss"] for n in range(2)]
     alone.task.update(alone.task.gradients(torch.stack(losses).mean()))
     for rank in range(2):
-        assert_close(
-            checkpoint.load_tensors(tmp_path / f"{rank}.safetensors")["weight"], alone.task.body.weight.detach()
-        )
+        weight = checkpoint.load_tensors(tmp_path / f"{rank}.safetensors")["weight"]
+        assert_close(weight, alone.task.body.weight.detach())
 
 
 def test_what_happens_every_so_many_steps_also_happens_at_the_end():

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.objects import log_key
 from orchestrator.states import ErrorType, Move
-from tests.conftest import S3Server
+from tests.servers import S3Server
 from tests.waiting import wait_until
 from tests.workers.bench import ADAPT, TENANT, TRAIN, Bench, photos
 from tests.workers.running import at_work, wait_for_step
@@ -54,9 +54,7 @@ def test_a_cancelled_job_is_over_at_once_and_publishes_nothing(stocked: Bench) -
 
 
 @pytest.mark.parametrize(("wish", "status"), [(Move.PAUSE, "paused"), (Move.CANCEL, "cancelled")])
-def test_a_stop_asked_for_before_the_start_is_granted_without_a_step(
-    stocked: Bench, wish: Move, status: str
-) -> None:
+def test_a_stop_asked_for_before_the_start_is_granted_without_a_step(stocked: Bench, wish: Move, status: str) -> None:
     job_id = stocked.submit("metastyle/train", config=LONG)
     ticket = stocked.claim()
     stocked.move(job_id, wish)

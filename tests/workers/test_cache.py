@@ -58,7 +58,7 @@ def test_a_fetch_that_breaks_leaves_nothing(cache: Cache) -> None:
 
     with pytest.raises(ConnectionError):
         cache.read(digest(content_of(1)), broken)
-    assert not [path for path in cache.folder.glob("??/*")]
+    assert not list(cache.folder.glob("??/*"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 1000], ids=["cut", "overwritten"])
@@ -125,9 +125,7 @@ def _fetch_in_a_process(folder: Path, fetches: Path) -> None:
 
 def test_processes_that_want_the_same_file_fetch_it_once(cache: Cache, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("fork")
-    processes = [
-        spawn.Process(target=_fetch_in_a_process, args=(cache.folder, tmp_path / "fetches")) for _ in range(4)
-    ]
+    processes = [spawn.Process(target=_fetch_in_a_process, args=(cache.folder, tmp_path / "fetches")) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

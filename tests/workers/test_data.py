@@ -15,7 +15,7 @@ from orchestrator.store.tables import DatasetVersion
 from stylemodels.data import Batches, FolderSource
 from stylemodels.method import Stream
 from tests import images
-from tests.conftest import S3Server
+from tests.servers import S3Server
 from tests.workers.bench import Bench, photos
 from workers import packing
 from workers.cache import Cache

@@ -15,7 +15,7 @@ from orchestrator.objects import Missing, blob_key, upload_key
 from orchestrator.store import datasets
 from stylemodels.data import FolderSource
 from tests import images
-from tests.conftest import S3Server
+from tests.servers import S3Server
 from tests.waiting import wait_until
 from tests.workers.bench import TENANT, Bench, photos
 from tests.workers.running import at_work

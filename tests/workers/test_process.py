@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import safetensors.torch
 from PIL import Image
 
 from orchestrator.settings import Settings
+from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import ModelVersion
 from tests import images
-from tests.conftest import ValkeyServer
+from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from tests.workers.bench import ADAPT, TRAIN, Bench, pin_model
 from tests.workers.running import wait_for_step
@@ -140,14 +140,13 @@ def test_an_attempt_of_a_warm_worker_has_the_bytes_of_one_in_a_fresh_process(
     assert warm.run(stocked.claim()) == "succeeded"
     reference = stocked.finished("metastyle/train", config=TRAIN, seed=9)
     assert stocked.model_bytes(job_id) == stocked.model_bytes(reference.id)
-    assert safetensors.torch.load(stocked.model_bytes(job_id))
 
 
 def test_a_worker_tells_who_it_is(warm: Process) -> None:
     facts = warm.facts()
     assert facts["pid"] == os.getpid()
     assert len(facts["code"]) == 64
-    assert warm.wait(warm.current() or __import__("orchestrator.store.queue").store.queue.Ticket("job_x", 1)) == "unknown"
+    assert warm.wait(Ticket("job_that_was_never_here", 1)) == "unknown"
 
 
 def test_the_dispatcher_learns_about_workers_without_torch_or_sql() -> None:

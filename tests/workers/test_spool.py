@@ -21,7 +21,7 @@ from orchestrator.store import queue
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Sample
 from stylemodels.checkpoint import State
-from tests.conftest import PostgresServer, S3Server, ValkeyServer
+from tests.servers import PostgresServer, S3Server, ValkeyServer
 from tests.waiting import wait_until
 from tests.workers.bench import TENANT, TRAIN, Bench
 from workers import checkpoints
@@ -42,9 +42,7 @@ def started(bench: Bench, **changes: Any) -> Ticket:
     bench.submit("metastyle/train", config=TRAIN, datasets={}, **changes)
     ticket = bench.claim()
     with bench.db.write() as tx:
-        assert queue.begin(
-            tx, ticket, actor="run", node="node", pid=1, resumed_from=0, total_steps=100, lease_s=15.0
-        )
+        assert queue.begin(tx, ticket, actor="run", node="node", pid=1, resumed_from=0, total_steps=100, lease_s=15.0)
     return ticket
 
 
@@ -154,9 +152,7 @@ def test_the_database_going_away_costs_neither_time_nor_points(
 
     assert bench.metric(ticket.job_id, "loss") == {step: float(step) for step in range(1, 5001)}
     assert [checkpoint.step for checkpoint in bench.checkpoints(ticket.job_id)] == [5000]
-    told = [
-        step for event in bench.events(ticket.job_id, "metric") for step, _ in event.body["points"]["loss"]
-    ]
+    told = [step for event in bench.events(ticket.job_id, "metric") for step, _ in event.body["points"]["loss"]]
     assert sorted(set(told)) == list(range(1, 5001))
     assert told == sorted(told)
     bench.platform.close()

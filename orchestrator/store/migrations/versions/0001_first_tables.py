@@ -141,7 +141,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_jobs_tenant_id"),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
     )
-    op.create_index("ix_jobs_queue", "jobs", ["status", sa.literal_column("priority DESC"), "id"])
+    op.create_index("ix_jobs_queue", "jobs", ["status", "kind", sa.literal_column("priority DESC"), "id"])
     op.create_index("ix_jobs_parent", "jobs", ["parent"])
     op.create_index("ix_jobs_tenant", "jobs", ["tenant_id", "kind", "id"])
     op.create_table(
