@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import torch
+from minio.error import S3Error
 
 from orchestrator.objects import Corrupt, Missing
 from orchestrator.states import ErrorType, Status
@@ -93,6 +94,8 @@ def train(work: Work) -> Moved:
         run = Run(task, seed=job.seed, device=device)
         _resume(work, run)
         work.begin(step=run.step, total_steps=run.total_steps)
+        begun = f"attempt {job.attempt}: steps {run.step + 1} to {run.total_steps}"
+        work.spool.log(f"{begun} on {device} with {torch.get_num_threads()} threads")
         training = Training(run, job, inputs.sources, work.spool)
         try:
             training.train()
@@ -198,8 +201,8 @@ def told(error: Exception) -> tuple[ErrorType, str]:
     match error:
         case TimeIsUp():
             return ErrorType.TIMEOUT, str(error)
-        case StorageAway() | Missing() | Corrupt() | Damaged():
-            return ErrorType.STORAGE, f"{brief(error)}"
+        case StorageAway() | Missing() | Corrupt() | Damaged() | S3Error():
+            return ErrorType.STORAGE, brief(error)
         case Diverged():
             return ErrorType.DIVERGED, str(error)
         case torch.OutOfMemoryError() | MemoryError():

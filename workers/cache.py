@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 from orchestrator.objects import Corrupt
 
 CHUNK_BYTES = 1 << 20
-LEFTOVER_S = 3600.0  # a part file this old has no writer any more
+LEFTOVER_S = 86_400.0  # a part file this old has no writer any more
 LOCKS = 64
 
 

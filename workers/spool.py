@@ -92,7 +92,7 @@ class Spool:
     def at_step(self, step: int) -> None:
         """Training goes on from here, without anything to tell about the steps before."""
         with self._changed:
-            self._step = step
+            self._step, self._rate_since = step, time.monotonic()
 
     def step_done(self, step: int, terms: Mapping[str, float], *, images: int) -> None:
         """Step `step` is finished; it drew `images` pictures."""

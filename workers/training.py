@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import cached_property
 
+from torch import Tensor
+
 from orchestrator.store.tables import Job
 from stylemodels.data import Batches
-from stylemodels.method import Batch, Stream
-from stylemodels.train import Run, due, preview_due
+from stylemodels.method import Batch, Stream, load_exactly
+from stylemodels.train import Run, copied, due, preview_due, trained_state
 from workers.data import ShardSource
 from workers.spool import Spool
 
@@ -21,6 +23,7 @@ class Training:
         self.run, self.job, self.sources, self.spool = run, job, sources, spool
         self.config = run.task.config
         self.samples: dict[str, Future[bytes]] = {}  # of the last preview grid
+        self._start: tuple[int, dict[str, Tensor]] | None = None  # step and weights of a grid that is still to be drawn
 
     def train(self) -> None:
         """Train to the last step, or until a stop is asked for.
@@ -28,7 +31,10 @@ class Training:
         Raises what `Spool.raise_if_over` and `Run.advance` raise. Previews due at the step that the run begins with
         are drawn (again): the attempt before may have died before they arrived.
         """
-        self._draw_previews_if_due()
+        if self.run.step == self.run.total_steps:
+            self._draw_previews_if_due()
+        elif self._preview_is_due():
+            self._start = self.run.step, copied(trained_state(self.run.task))
         with self.spool.watched():
             while self.run.step < self.run.total_steps:
                 streams = self.run.streams()
@@ -47,12 +53,31 @@ class Training:
         self.spool.step_done(self.run.step, terms, images=images)
         if due(self.run.step, self.config.checkpoint_every, self.run.total_steps):
             self.spool.checkpoint(self.run.snapshot())
+        self._draw_start()
         self._draw_previews_if_due()
 
+    def _draw_start(self) -> None:
+        """The grid of the state that the run began with. Nobody is made to wait for it before the first step."""
+        if self._start is None:
+            return
+        step, weights = self._start
+        self._start = None
+        task = self.run.task
+        trained = copied(trained_state(task))
+        load_exactly(task, weights, trained)
+        self._draw(step)
+        load_exactly(task, trained, weights)
+
     def _draw_previews_if_due(self) -> None:
-        if preview_due(self.config, self.run.step, self.run.total_steps):
-            grid = self.run.preview(self._preview_batch)
-            self.samples = dict(self.spool.pictures(self.run.step, grid))
+        if self._preview_is_due():
+            self._draw(self.run.step)
+
+    def _preview_is_due(self) -> bool:
+        return preview_due(self.config, self.run.step, self.run.total_steps)
+
+    def _draw(self, step: int) -> None:
+        grid = self.run.preview(self._preview_batch)
+        self.samples = dict(self.spool.pictures(step, grid))
 
     @cached_property
     def _preview_batch(self) -> Batch:

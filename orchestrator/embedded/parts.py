@@ -33,7 +33,7 @@ class Part:
     name: str
     prepare: Callable[[], list[str]]  # makes what the program needs and returns its command line
     environment: dict[str, str]
-    folder: Path  # its working folder
+    folder: Path | None = None  # its working folder, of no other part; None: the data directory
     takes_along: tuple[str, ...] = ()  # parts that are started anew when it died
     stop: signal.Signals = signal.SIGTERM
 
@@ -47,16 +47,16 @@ def parts_of(stack: Stack, settings: Settings, given: Settings) -> list[Part]:
     ray_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": stack.kept.ray_token} if ray_is_ours else {}
     parts = []
     if "redis_url" not in named:
-        parts.append(Part("redis", lambda: _valkey(stack), common, stack.folder))
+        parts.append(Part("redis", lambda: _valkey(stack), common))
     if "s3_url" not in named:
         keys = f'"{stack.kept.s3_access_key},{stack.kept.s3_secret_key}"'  # read as a line of CSV
-        parts.append(Part("s3", lambda: _rclone(stack), common | {"RCLONE_AUTH_KEY": keys}, stack.folder))
+        parts.append(Part("s3", lambda: _rclone(stack), common | {"RCLONE_AUTH_KEY": keys}))
     if ray_is_ours:
         own = common | ray_token | {"RAY_USAGE_STATS_ENABLED": "0"}
         # Asked to end, Ray waits half a minute for its clients; it holds nothing that a kill could lose.
         parts.append(Part("ray", lambda: _ray(stack, settings), own, stack.ray_folder, ("dispatcher",), signal.SIGKILL))
-    parts.append(Part("api", lambda: _module("orchestrator.api"), ours, stack.folder))
-    parts.append(Part("dispatcher", lambda: _module("orchestrator.dispatch"), ours | ray_token, stack.folder))
+    parts.append(Part("api", lambda: _module("orchestrator.api"), ours))
+    parts.append(Part("dispatcher", lambda: _module("orchestrator.dispatch"), ours | ray_token))
     return parts
 
 

@@ -179,7 +179,7 @@ class Supervisor:
         part = child.part
         pause = child.plan_restart()
         self._report(f"{part.name}: {how}; starting it again" + (f" in {pause:.1f} s" if pause else ""))
-        sweep.sweep(self.stack.part_mark(part.name), str(part.folder))
+        sweep.sweep(self.stack.part_mark(part.name), str(part.folder or ""))
         for name in part.takes_along:
             other = self._children[name]
             if other.process is not None:
@@ -200,7 +200,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=part.folder,
+                cwd=part.folder or self.stack.folder,
                 env=part.environment | marks,
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor alone
             )

@@ -5,8 +5,8 @@
 waits until PIPE's other end, which only the supervisor holds, is closed, and then sweeps: Ray's agents outlive
 everything else by a minute. The supervisor of the next start sweeps as well, because this process may be killed too.
 
-A process belongs to the stack when its environment has the mark, or when it works in FOLDER and has written its title
-over its environment, as Ray's agents do. Never by name: other people's Ray looks the same.
+A process belongs to the stack when its environment has the mark, or when it works in FOLDER without a terminal: Ray's
+agents write their title over their environment. Never by name: other people's Ray looks the same.
 """
 
 import contextlib
@@ -43,11 +43,20 @@ def _belongs(process: str, mark: bytes, folder: str) -> bool:
     try:
         # What has ended and only waits for its parent has no folder any more.
         works_in = os.readlink(f"{process}/cwd").removesuffix(" (deleted)")
-        with open(f"{process}/environ", "rb") as file:
-            environment = file.read()
+        return mark in _read(f"{process}/environ").split(b"\0") or (works_in == folder and not _terminal(process))
     except OSError:  # it ended, or is somebody else's
         return False
-    return mark in environment.split(b"\0") or (works_in == folder and b"=" not in environment)
+
+
+def _terminal(process: str) -> int:
+    """The number of its controlling terminal; 0: none."""
+    after_name = _read(f"{process}/stat").rpartition(b")")[2].split()
+    return int(after_name[4])
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _kill(pid: int) -> None:

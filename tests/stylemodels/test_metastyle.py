@@ -101,7 +101,7 @@ def test_check_2_the_style_term_of_the_style_picture_itself_is_zero():
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 3])
 def test_check_3_meta_gradient_matches_central_differences(inner_steps: int):
-    task = meta_task(inner_steps=inner_steps)
+    task = meta_task(inner_steps=inner_steps, style_weight=100.0, inner_lr=0.01)
     batch = in_float64(task, batch_of(task.streams()))
     batch["query"] = batch["content"]
     parameters = dict(task.network.named_parameters())

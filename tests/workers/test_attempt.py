@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from orchestrator.objects import log_key
+from orchestrator.objects import Missing, log_key
 from orchestrator.states import ErrorType, Move
 from tests.servers import S3Server
 from tests.waiting import wait_until
@@ -161,6 +161,7 @@ def test_the_log_of_an_attempt_is_kept_in_the_object_store(stocked: Bench) -> No
         (ValueError("lr: too high"), ErrorType.INVALID),
         (MemoryError(), ErrorType.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ErrorType.OUT_OF_MEMORY),
+        (Missing("jobs/…"), ErrorType.STORAGE),
         (RuntimeError("something else"), ErrorType.INTERNAL),
         (KeyError("bug"), ErrorType.INTERNAL),
     ],

@@ -101,6 +101,39 @@ def test_the_service_trains_what_the_library_trains_from_folders(stocked: Bench,
     assert stocked.model_bytes(job.id) == (run.model_folder / "model.safetensors").read_bytes()
 
 
+def test_an_adaptation_is_what_the_library_makes_of_it_down_to_its_pictures(stocked: Bench, tmp_path: Path) -> None:
+    base = stocked.model(stocked.finished("metastyle/train", config=TRAIN).id)
+    config = {**ADAPT, "preview_steps": [0, 2]}
+    job = stocked.finished("metastyle/adapt", config=config, base=base, seed=3)
+
+    (tmp_path / "content").mkdir()
+    (tmp_path / "base").mkdir()
+    for path, content in photos(6).items():
+        (tmp_path / "content" / path).write_bytes(content)
+    for file in ("model.safetensors", "config.json"):
+        (tmp_path / "base" / file).write_bytes(stocked.objects.get(f"{base.prefix}/{file}"))
+    (tmp_path / "style.jpg").write_bytes(photos(1, first_seed=100)["000.jpg"])
+    run = FolderRun(
+        "metastyle/adapt",
+        config,
+        folders={"content": tmp_path / "content"},
+        out=tmp_path / "out",
+        seed=3,
+        base=tmp_path / "base",
+        style_image=tmp_path / "style.jpg",
+    )
+    run.train(resume=False, say=lambda *_: None)
+
+    assert stocked.model_bytes(job.id) == (run.model_folder / "model.safetensors").read_bytes()
+    pictures = {path.relative_to(run.out / "samples"): path.read_bytes() for path in run.out.glob("samples/*/*.jpg")}
+    samples = [event.body for event in stocked.events(job.id, "sample")]
+    assert {sample["step"] for sample in samples} == {0, 2, 3, 6}
+    assert {
+        Path(f"step-{sample['step']:08}") / f"{sample['name']}.jpg": stocked.objects.get(sample["key"])
+        for sample in samples
+    } == pictures
+
+
 def test_a_retry_goes_on_from_the_checkpoint_of_its_parent(stocked: Bench) -> None:
     parent = stocked.finished("metastyle/train", config=TRAIN, seed=3)
     last = stocked.checkpoints(parent.id)[-1]
