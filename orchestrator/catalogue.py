@@ -44,6 +44,10 @@ class TaskInfo:
         """`config` over the base model's over the defaults. Raises InvalidConfig with every bad field."""
         return complete_config(self.config, config, base_config)
 
+    def complete_controls(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        """What a finished model is told, over the defaults. Raises InvalidConfig with every bad field."""
+        return complete_config(self.controls, controls)
+
     def total_steps(self, config: Mapping[str, Any]) -> int:
         """Steps over all phases. `steps` is each phase's, where a phase has that many by default; the worker that
         begins the job says it exactly."""

@@ -54,6 +54,13 @@ class Objects:
                 if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
 
+    def available(self) -> bool:
+        """True when the store answers now and has our bucket."""
+        try:
+            return bool(self._client.bucket_exists(bucket_name=self.bucket))
+        except (*REFUSALS, *OUTAGES):
+            return False
+
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         self._client.put_object(
             bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data), content_type=content_type

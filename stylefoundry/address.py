@@ -31,8 +31,12 @@ def find_address(url: str | None, api_key: str | None, data_dir: Path | str | No
             if not api_key:
                 raise NotConfigured(f"no API key for {url}: set STYLEFOUNDRY_API_KEY")
             return Address(url, api_key)
-    folder = Path(data_dir or os.environ.get("STYLEFOUNDRY_DATA_DIR") or DATA_DIR)
-    return stack_address(folder, api_key)
+    return stack_address(folder_of(data_dir), api_key)
+
+
+def folder_of(data_dir: Path | str | None) -> Path:
+    """The data directory that is meant."""
+    return Path(data_dir or os.environ.get("STYLEFOUNDRY_DATA_DIR") or DATA_DIR)
 
 
 def stack_address(folder: Path, api_key: str | None) -> Address:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +43,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once everything answers; it runs on.")] = False,
 ) -> None:
     """Start the service on this machine: database, Redis, object store, Ray, API, dispatcher."""
-    with _control() as control:
+    with _embedded("control") as control:
         if control.running(data_dir) is not None:
             _print_access(control.wait_until_ready(data_dir, lambda: control.running(data_dir) is not None))
         elif detach:
@@ -55,7 +55,7 @@ def up(
 @app.command(rich_help_panel=STACK)
 def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Stop the service on this machine and return when nothing of it runs any more."""
-    with _control() as control:
+    with _embedded("control") as control:
         out.print("stopped" if control.down(data_dir) else f"no stack runs in {escape(str(data_dir))}")
 
 
@@ -65,7 +65,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the secrets, for scripts.")] = False,
 ) -> None:
     """Show the parts of the service on this machine. Exits with 3 when it does not run."""
-    with _control(exit_code=NOT_RUNNING) as control:
+    with _embedded("control", exit_code=NOT_RUNNING) as control:
         found = control.status(data_dir)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -78,8 +78,8 @@ def status(
 @app.command(rich_help_panel=STACK)
 def migrate(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Bring the database to the newest schema: that of STYLEFOUNDRY_DATABASE_URL, else of the data directory."""
-    with _control() as control:
-        out.print(f"newest schema: {escape(control.migrate(data_dir))}")
+    with _embedded("schema") as schema:
+        out.print(f"newest schema: {escape(schema.migrate(data_dir))}")
 
 
 app.add_typer(datasets.app, name="datasets", rich_help_panel=SERVICE)
@@ -96,17 +96,17 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _control(exit_code: int = 1) -> Iterator[ModuleType]:
-    """The embedded stack's module, which a client's installation does not have; its errors become one message."""
+def _embedded(module: str, exit_code: int = 1) -> Iterator[Any]:
+    """A module of the embedded stack, which a client's installation does not have; its errors become one message."""
     try:
-        from orchestrator.embedded import control
-        from orchestrator.embedded.stack import StackError
+        stack = importlib.import_module("orchestrator.embedded.stack")
+        found = importlib.import_module(f"orchestrator.embedded.{module}")
     except ModuleNotFoundError as error:
         err.print(f"[red]error:[/] {error}: this command needs `pip install 'stylefoundry\\[embedded]'`")
         raise typer.Exit(1) from None
     try:
-        yield control
-    except StackError as error:
+        yield found
+    except stack.StackError as error:
         err.print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(exit_code) from None
 

@@ -26,6 +26,7 @@ from stylefoundry.types import (
     Dataset,
     Event,
     Job,
+    Key,
     LogLine,
     Method,
     Model,
@@ -268,6 +269,19 @@ class Client:
         where = f"/v1/models/{segment(name)}/aliases/{segment(alias)}"
         self.http.request("PUT", where, json={"version": version})
         return self.model(name, alias)
+
+    # --- keys, for administrators -------------------------------------------------------------------------------------
+
+    def keys(self) -> list[Key]:
+        return [read(Key, item) for item in self.http.pages("/v1/keys")]
+
+    def create_key(self, name: str, *, tenant: str | None = None, admin: bool = False) -> Key:
+        """A new key, in full only in this answer. tenant: made where it is new; default: the caller's own."""
+        body = {"name": name, "admin": admin} | ({} if tenant is None else {"tenant": tenant})
+        return read(Key, self.http.create("/v1/keys", body))
+
+    def revoke_key(self, key_id: str) -> None:
+        self.http.post(f"/v1/keys/{segment(key_id)}/revoke")
 
 
 def _job(job_id: str) -> str:

@@ -128,6 +128,6 @@ def contact_sheet(
         place(style, 0, column, f"style: {style.stem}")
     for row, content in enumerate(contents, start=1):
         place(content, row, 0, f"content: {content.stem}")
-        for column, style in enumerate(styles, start=1):
-            place(results[row - 1][column - 1], row, column, f"{content.stem} in the style of {style.stem}")
+        for column, result in enumerate(results[row - 1], start=1):
+            place(result, row, column, "result")
     sheet.save(target)

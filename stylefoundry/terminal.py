@@ -22,8 +22,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Folder of the stack to talk to, where STYLEFOUNDRY_URL is not set.",
-        envvar="STYLEFOUNDRY_DATA_DIR",
+        help="Folder of the stack to talk to; else STYLEFOUNDRY_URL, STYLEFOUNDRY_DATA_DIR, .stylefoundry count.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

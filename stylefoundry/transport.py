@@ -17,6 +17,7 @@ from stylefoundry.errors import ApiError, NotConfigured, Unreachable
 TRY_AGAIN = (429, 502, 503)  # nothing happened, or (502) an `Idempotency-Key` sees to it that it happens once
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
+LONGEST_PAGE = 200  # of a list, by the service
 
 
 class Transport:
@@ -56,7 +57,7 @@ class Transport:
         """Every item of a list, fetched page by page as they are asked for."""
         cursor: str | None = None
         while True:
-            page = self.get(path, {**(params or {}), "cursor": cursor})
+            page = self.get(path, {"limit": LONGEST_PAGE, **(params or {}), "cursor": cursor})
             yield from page["data"]
             cursor = page.get("next_cursor")
             if cursor is None:

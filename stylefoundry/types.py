@@ -166,14 +166,28 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Key:
+    id: str
+    name: str
+    tenant: str
+    prefix: str
+    admin: bool
+    created_at: datetime
+    revoked_at: datetime | None = None
+    key: str | None = None  # the whole of it, in the answer that made it and never again
+
+
+@dataclass(frozen=True)
 class TaskInfo:
     """A task of a method: what it can be told and what it needs."""
 
     config: dict[str, Any]  # JSON Schema with defaults
     datasets: dict[str, str] = field(default_factory=dict)  # role -> images | labelled
     base_model: str | None = None  # "method/task"
+    base_model_required: bool = False
     style_image: bool = False
-    parameters: dict[str, Any] | None = None
+    controls: dict[str, Any] = field(default_factory=dict)  # JSON Schema of what a finished model can be told
+    styles: tuple[int, int] = (0, 0)  # fewest and most style pictures of a stylisation
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.embedded import stack, sweep
+from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from tests.waiting import wait_until
 
@@ -32,7 +33,7 @@ class EmbeddedStack:
 
     def launch(self) -> None:
         """Begin to start it; `wait_until_up` has to follow."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        stack.find_or_create(self.folder, free_port())  # the usual port may be in use, and two tests may start at once
         with (self.folder / "up.log").open("wb") as log:
             self._process = subprocess.Popen(
                 tethered([*PROGRAM, "up", "--data-dir", str(self.folder)]),

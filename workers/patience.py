@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import structlog
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from orchestrator.objects import OUTAGES
 from orchestrator.store.database import is_outage
 from workers.endings import StorageAway
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -44,8 +47,12 @@ class Patience:
         except Exception as error:
             if not is_away(error):
                 raise
+            log.warning("store_away", error=brief(error))
+        began_at = time.monotonic()
         with self._counted():
-            return self._repeat(work)
+            result = self._repeat(work)
+        log.info("store_back", after_s=round(time.monotonic() - began_at, 1))
+        return result
 
     def give_up(self) -> None:
         """Whoever waits, now or later, waits no longer."""

@@ -109,6 +109,8 @@ class Stylist:
                 request = self._platform.bus.next_request(timeout_s=POLL_S)
                 if request is not None:
                     self._serve(request)
+                if not self._idle.is_set():
+                    self._platform.bus.say_busy(self._name)  # it may have been said to be idle just after `rest`
             except redis.RedisError as error:
                 if not away:
                     log.warning("redis_away", worker=self._name, error=brief(error))

@@ -6,7 +6,6 @@ A cursor says where the last page ended, in the list's own order, so rows that c
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
@@ -17,8 +16,9 @@ from pydantic import BaseModel
 from orchestrator.problems import invalid_field
 
 MOST = 200
+INT64 = range(-(2**63), 2**63)
 T = TypeVar("T")
-Row = TypeVar("Row")
+RowT = TypeVar("RowT")
 
 Limit = Annotated[int, Query(ge=1, le=MOST, description="longest page")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before")]
@@ -36,27 +36,35 @@ class Slice(NamedTuple):
     next_cursor: str | None
 
 
-def cut(rows: Sequence[Row], limit: int, place: Callable[[Row], Any]) -> Slice:
-    """The first `limit` rows; a query that asks for `limit + 1` tells whether there are more.
+def cut(rows: Sequence[RowT], limit: int, place: Callable[[RowT], Sequence[str | int]]) -> Slice:
+    """The first `limit` rows; that a query for `limit + 1` found more tells that there is another page.
 
-    place: where in the list a row stands, as JSON: what `where` gives back.
+    place: where in the list a row stands: what `where` gives back.
     """
     kept = list(rows[:limit])
     return Slice(kept, written(place(kept[-1])) if len(rows) > limit else None)
 
 
-def written(place: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place, separators=(",", ":")).encode()).decode().rstrip("=")
+def written(place: Sequence[str | int]) -> str:
+    """A place as a cursor."""
+    return base64.urlsafe_b64encode(json.dumps(list(place), separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def where(cursor: str | None, kind: type[T]) -> T | None:
-    """The place that a cursor means: a string, an integer or a pair. Raises Invalid for what is no cursor of this list."""
+def where(cursor: str | None, *kinds: type[str] | type[int]) -> list[Any] | None:
+    """The place that a cursor means, one value of each of `kinds`. Raises Invalid for what is no cursor of this list."""
     if cursor is None:
         return None
     try:
         place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         place = None
-    if type(place) is not kind or (kind is int and not 0 <= place < 2**63):  # type: ignore[operator]
+    if not isinstance(place, list) or [type(value) for value in place] != list(kinds) or not all(map(_plain, place)):
         raise invalid_field("/query/cursor", "is not a next_cursor of this list")
-    return place  # type: ignore[no-any-return]
+    return place
+
+
+def _plain(value: str | int) -> bool:
+    """What a database takes: 64 bits, no NUL, no half of a surrogate pair."""
+    if isinstance(value, int):
+        return value in INT64
+    return "\0" not in value and value.isprintable()

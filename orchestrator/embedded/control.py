@@ -1,4 +1,4 @@
-"""Starting, stopping and looking at a stack from outside: what `stylefoundry up | down | status | migrate` call."""
+"""Starting, stopping and looking at a stack from outside: what `stylefoundry up | down | status` call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from orchestrator.embedded import parts, stack, sweep
-from orchestrator.embedded.stack import Stack, StackError
+from orchestrator.embedded.stack import Stack, StackError, read_settings
 from orchestrator.embedded.supervisor import START_S, STOP_S, Report, Supervisor, rotate, tail
 from orchestrator.settings import Settings
-from orchestrator.store import migrate as migrations
 
 PREFERRED_PORT = 8790
 POLL_S = 0.05
@@ -63,6 +60,9 @@ def detach(folder: Path, port: int | None, report: Report) -> Stack:
         return wait_until_ready(folder, lambda: process.poll() is None)
     except StackError as error:
         raise StackError(f"{error}\n--- the end of {log}\n{tail(log, 40)}") from error
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
 
 
 def wait_until_ready(folder: Path, alive: Callable[[], bool]) -> Stack:
@@ -127,24 +127,6 @@ def status(folder: Path) -> dict[str, Any]:
             for name, part in pids.items()
         },
     }
-
-
-def migrate(folder: Path) -> str:
-    """Bring the database of the settings, else that of `folder`, to the newest schema. Returns which it was."""
-    given = read_settings()
-    found = stack.find(folder)
-    url = given.database_url if found is None else found.settings(given).database_url
-    migrations.upgrade(url)
-    return url
-
-
-def read_settings() -> Settings:
-    """The user's settings from environment and file. Raises StackError that names what is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = [f"STYLEFOUNDRY_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise StackError("settings: " + "; ".join(lines)) from error
 
 
 def supervisor_pid(found: Stack) -> int | None:

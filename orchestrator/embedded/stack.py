@@ -151,6 +151,15 @@ def find_or_create(folder: Path, preferred_port: int) -> Stack:
     return stack
 
 
+def read_settings() -> Settings:
+    """The user's settings from environment and file. Raises StackError that names what is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"STYLEFOUNDRY_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise StackError("settings: " + "; ".join(lines)) from error
+
+
 def as_text(settings: Settings) -> dict[str, str]:
     """Every setting that has a value, in the form in which `Settings(**…)` reads it again."""
     given = {}

@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.embedded import parts, ports, sweep
+from orchestrator.embedded import parts, ports, schema, sweep
 from orchestrator.embedded.parts import Part
 from orchestrator.embedded.stack import Stack, StackError, as_text, write_private
 from orchestrator.embedded.tether import tethered
 from orchestrator.settings import Settings
-from orchestrator.store import migrate
 
 POLL_S = 0.05
 START_S = 120.0  # longest time until everything answers
@@ -30,6 +29,7 @@ STOP_S = 5.0  # time to end in peace
 LOG_BYTES = 10 * 1024 * 1024
 STEADY_S = 10.0  # a part that lived this long starts again at once; below, it waits longer each time
 LONGEST_PAUSE_S = 30.0
+HOPELESS_DEATHS = 5  # of a part during the start, one soon after the other
 
 Report = Callable[[str], None]
 
@@ -125,7 +125,7 @@ class Supervisor:
 
     def _migrate(self) -> None:
         self._report("database: bringing it to the newest schema")
-        migrate.upgrade(self.settings.database_url)
+        schema.upgrade(self.settings.database_url)
 
     def _start_reaper(self) -> None:
         """A process that sweeps when this one is gone: it waits for the end of a pipe that only we hold."""
@@ -150,17 +150,17 @@ class Supervisor:
                 self._report(f"{name}: ready after {time.monotonic() - started:.1f} s")
             if not waiting and parts.ready(self.settings):
                 return
-            if time.monotonic() - started > START_S:
-                raise StackError(self._not_up(waiting))
+            hopeless = [name for name in waiting if self._children[name].quick_deaths >= HOPELESS_DEATHS]
+            if hopeless or time.monotonic() - started > START_S:
+                raise StackError(self._not_up(hopeless or waiting or ["api"]))
 
     def _healthy(self, name: str) -> bool:
         pid = self._children[name].pid
         return pid is not None and parts.healthy(name, self.settings, pid)
 
-    def _not_up(self, waiting: list[str]) -> str:
-        late = waiting or ["api"]
+    def _not_up(self, late: list[str]) -> str:
         tails = [f"--- the end of {self._log(name)}\n{tail(self._log(name))}" for name in late]
-        return "\n".join([f"{', '.join(late)}: no answer within {START_S:.0f} s", *tails])
+        return "\n".join([f"does not come up: {', '.join(late)}", *tails])
 
     def _turn(self) -> None:
         """Start what is due, see who died, wait a moment."""

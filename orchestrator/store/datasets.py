@@ -54,6 +54,10 @@ class Pin(NamedTuple):
     prefix: str | None
     error: str | None
 
+    def reference(self) -> dict[str, Any]:
+        """What a job keeps of it."""
+        return {"name": self.name, "version": self.version, "hash": self.hash, "prefix": self.prefix}
+
 
 def known_blobs(tx: Session, tenant: str, digests: Iterable[str]) -> set[str]:
     """Those of `digests` whose pictures an ingest of this tenant has read and checked."""

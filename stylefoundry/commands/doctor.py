@@ -62,12 +62,5 @@ def parts_of(ready: httpx2.Response) -> Iterator[Finding]:
     except (ValueError, KeyError):
         yield Finding(False, "ready", f"HTTP {ready.status_code}: {ready.text[:200]}")
         return
-    for name, state in parts.items():
-        yield Finding(is_healthy(state), name, "healthy" if is_healthy(state) else "away; what needs it waits")
-
-
-def is_healthy(state: object) -> bool:
-    """`true`, `"ok"` or `{"healthy": true}`, as services of different versions say it."""
-    if isinstance(state, dict):
-        return bool(state.get("healthy"))
-    return state is True or state in ("ok", "ready", "healthy")
+    for name, healthy in parts.items():
+        yield Finding(bool(healthy), name, "healthy" if healthy else "away; what needs it waits")

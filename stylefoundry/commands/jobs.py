@@ -37,8 +37,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
 
 @app.command("submit")
 def submit(
-    method: Annotated[str, typer.Argument(help="See: stylefoundry methods")],
-    task: Annotated[str, typer.Argument(help="train, adapt, …")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="See: stylefoundry methods")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="train, adapt, …")],
     content: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of contents.")] = None,
     style: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of styles.")] = None,
     dataset: Annotated[

@@ -43,7 +43,7 @@ def print_method(method: Method) -> None:
     for name, task in method.tasks.items():
         out.print(f"\n[bold]{method.method} {name}[/]  {escape(needs_text(task))}")
         print_settings(task.config.get("properties", {}))
-        if controls := (task.parameters or {}).get("properties"):
+        if controls := task.controls.get("properties"):
             out.print(f"\n[bold]stylize[/] with a model of {method.method} {name}")
             print_settings(controls)
 
@@ -54,7 +54,7 @@ def needs_text(task: TaskInfo) -> str:
     if task.base_model:
         needs.append(f"--base (a model of {task.base_model})")
     if task.style_image:
-        needs.append("--style-image")
+        needs.append("--style and --style-image (one picture of it)")
     return "needs " + ", ".join(needs) if needs else ""
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
-from stylefoundry.address import DATA_DIR
+from stylefoundry.address import folder_of
 from stylefoundry.terminal import DataDir, out, size_text
 
 app = typer.Typer(help="Published weights of encoders (operators).", no_args_is_help=True)
@@ -33,7 +32,7 @@ def add(
         added = encoder_weights.add(
             name,
             source,
-            data_dir or Path(DATA_DIR),
+            folder_of(data_dir),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     out.print(f"[green]{added.name}[/] is there: {size_text(added.size)}, sha256 {added.sha256}", soft_wrap=True)

@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.embedded import stack, sweep
 from orchestrator.embedded.parts import NAMES
+from orchestrator.embedded.ports import free_port
 from tests.servers import PostgresServer, S3Server, ValkeyServer
 from tests.stacks import EmbeddedStack
 from tests.waiting import wait_until
@@ -183,7 +184,7 @@ def test_detached_it_outlives_the_command_until_down(first: EmbeddedStack):
 @pytest.mark.parametrize(("name", "advice"), [("api", "--port"), ("s3", "ports.s3"), ("redis", "ports.redis")])
 def test_a_kept_port_that_somebody_else_took_is_an_error_that_says_so(tmp_path: Path, name: str, advice: str):
     ours = EmbeddedStack(tmp_path)
-    port = getattr(stack.find_or_create(tmp_path, 8790).kept.ports, name)
+    port = getattr(stack.find_or_create(tmp_path, free_port()).kept.ports, name)
     with socket.create_server(("127.0.0.1", port)):
         up = ours.run("up")
     assert up.returncode == 1
@@ -216,7 +217,7 @@ def test_a_sweep_ends_marked_processes_and_leaves_namesakes_alone(tmp_path: Path
 
 
 def test_a_copied_folder_is_another_stack(tmp_path: Path):
-    original = stack.find_or_create(tmp_path / "a", 8790)
+    original = stack.find_or_create(tmp_path / "a", free_port())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "stack.json").write_bytes((tmp_path / "a" / "stack.json").read_bytes())
     copy = stack.find(tmp_path / "b")

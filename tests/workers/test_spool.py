@@ -129,15 +129,16 @@ def test_only_the_newest_checkpoints_are_kept(bench: Bench, s3_server: S3Server)
     assert there == set(kept)
 
 
+@pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_the_database_going_away_costs_neither_time_nor_points(
-    sqlite_bench: Bench, postgresql_url: str, postgres_server: PostgresServer
+    sqlite_bench: Bench, postgresql_url: str, postgres_server: PostgresServer, how: str
 ) -> None:
     bench = Bench(Platform.open(sqlite_bench.platform.settings.model_copy(update={"database_url": postgresql_url})))
     ticket = started(bench)
     with spooling(bench, ticket) as spool:
         train(spool, range(1, 11))
         wait_until(lambda: bench.job(ticket.job_id).step == 10, 20, "the first points are there")
-        postgres_server.kill()
+        postgres_server.kill() if how == "killed" else postgres_server.freeze()
 
         train(spool, range(11, 5001))
         spool.checkpoint(state_of(5000))
@@ -147,6 +148,7 @@ def test_the_database_going_away_costs_neither_time_nor_points(
         )
         spool.raise_if_over()
 
+        postgres_server.thaw()
         postgres_server.start()
         spool.drain()
 

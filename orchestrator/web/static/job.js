@@ -135,7 +135,7 @@ async function watch(page) {
   addEventListener("resize", throttled(() => drawAll(true)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(true));
   if (page.dataset.ended === "true") return;
-  const stream = new EventSource(`/v1/jobs/${page.dataset.job}/events?last_event_id=${past.last_id}`);
+  const stream = new EventSource(`/v1/jobs/${page.dataset.job}/events?after=${past.last_id}`);
   for (const [kind, take] of Object.entries(HANDLERS)) {
     stream.addEventListener(kind, (event) => { take(JSON.parse(event.data)); soon.overview(); });
   }

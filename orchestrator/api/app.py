@@ -1,0 +1,110 @@
+"""The application: parts made at start, routes by noun, problem documents for all that goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from orchestrator.api import (
+    datasets,
+    errors,
+    events,
+    health,
+    history,
+    jobs,
+    keys,
+    methods,
+    models,
+    session,
+    stylize,
+)
+from orchestrator.api.news import News
+from orchestrator.api.schemas import PROBLEM_SCHEMA, SMALL_BODY
+from orchestrator.api.services import Services
+from orchestrator.api.traffic import Traffic, TrafficMiddleware
+from orchestrator.bus import Bus
+from orchestrator.catalogue import read_catalogue
+from orchestrator.objects import Objects
+from orchestrator.settings import Settings
+from orchestrator.store.access import Access
+from orchestrator.store.database import Database
+from orchestrator.store.keys import ensure_admin
+from orchestrator.web import pages
+
+THREADS = 32  # requests at work at a time; each holds at most one connection to SQL
+DESCRIPTION = """Trains neural style transfer models as jobs.
+
+Every error is a problem document (RFC 9457). Ids are sortable, times RFC 3339 in UTC, lists come in pages. `POST`s that
+create take an `Idempotency-Key`. Clients go by a job's `phase`: there may be new statuses.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API and the web page over the services that `settings` name. Nothing is connected before the start."""
+    registry = CollectorRegistry()
+    app = FastAPI(
+        title="stylefoundry",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        docs_url="/docs",
+        redoc_url=None,
+        max_body_size=SMALL_BODY,
+        telemetry={"tracing": False, "metrics": False},
+    )
+    app.state.settings = settings
+    app.state.registry = registry
+    app.add_middleware(TrafficMiddleware, traffic=Traffic(registry))
+    errors.install(app)
+    v1 = APIRouter(prefix="/v1")
+    for noun in (jobs, events, history, datasets, models, stylize, methods, keys, session):
+        v1.include_router(noun.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    _describe_problems(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    db = Database(settings.database_url, pool_size=THREADS)
+    bus = Bus(settings.redis_url.get_secret_value())
+    catalogue = await asyncio.to_thread(read_catalogue, settings.cache_dir)
+    news = News(settings.redis_url.get_secret_value())
+    services = Services(settings, db, Objects(settings), bus, catalogue, Access(db), news)
+    await asyncio.to_thread(_ensure_admin, services)
+    app.state.services = services
+    health.measure(app.state.registry, services)
+    try:
+        async with news.listening():
+            yield
+    finally:
+        db.dispose()
+
+
+def _ensure_admin(services: Services) -> None:
+    if services.settings.admin_key is not None:
+        with services.db.write() as tx:
+            ensure_admin(tx, services.settings.admin_key.get_secret_value())
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the problem document's schema, which every route points to, into /openapi.json."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document["components"]["schemas"]["Problem"] = PROBLEM_SCHEMA
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

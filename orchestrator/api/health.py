@@ -1,0 +1,129 @@
+"""Is it alive, is it ready, how much is going on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.api.schemas import View
+from orchestrator.api.services import Here, Services
+from orchestrator.problems import MEDIA_TYPE, Unavailable
+from orchestrator.store import gauges
+
+router = APIRouter(tags=["health"])
+
+PROBE_S = 2.0
+AWAY = {
+    503: {
+        "description": "SQL does not answer",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+
+class Alive(View):
+    status: Literal["alive"]
+
+
+class Parts(View):
+    sql: bool
+    redis: bool
+    s3: bool
+    ray: bool  # a dispatcher has seen the cluster lately
+
+
+class Ready(View):
+    status: Literal["ready", "degraded"]  # degraded: jobs are taken, but something is away
+    parts: Parts
+
+
+@router.get("/livez")
+async def livez() -> Alive:
+    """The process lives; nothing else is asked."""
+    return Alive(status="alive")
+
+
+@router.get("/readyz", responses=AWAY)
+async def readyz(services: Here) -> Ready:
+    """SQL answers; how the other parts are."""
+    seen, redis, s3 = await asyncio.gather(
+        _probe(lambda: _cluster(services)), _probe(services.bus.available), _probe(lambda: _bucket(services))
+    )
+    if seen is None:
+        raise Unavailable("the database does not answer")
+    parts = Parts(sql=True, redis=bool(redis), s3=bool(s3), ray=seen)
+    return Ready(status="ready" if all((parts.redis, parts.s3, parts.ray)) else "degraded", parts=parts)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={**AWAY, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus"}},
+)
+async def metrics(request: Request) -> Response:
+    """Requests, jobs, queue, attempts and the cluster's room, for Prometheus."""
+    text = await run_in_threadpool(generate_latest, request.app.state.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def measure(registry: CollectorRegistry, services: Services) -> None:
+    """Let `registry` read what SQL knows whenever it is asked."""
+    registry.register(_Gauges(services))
+
+
+class _Gauges(Collector):
+    """Counted when asked, so every replica says the same."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        return iter(())  # nothing is asked of SQL at registration
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        with self._services.db.read() as tx:
+            now = gauges.read(tx)
+        yield _family("stylefoundry_jobs", "Jobs by status", ["status"], {(s,): n for s, n in now.jobs.items()})
+        yield _family("stylefoundry_queue_length", "Jobs that wait for room", [], {(): now.queued})
+        yield _family(
+            "stylefoundry_attempts", "Attempts by outcome", ["outcome"], {(o,): n for o, n in now.attempts.items()}
+        )
+        yield _family("stylefoundry_room", "What the cluster has", ["resource"], {(r,): n for r, n in now.room.items()})
+        yield _family(
+            "stylefoundry_room_taken", "What jobs hold", ["resource"], {(r,): n for r, n in now.taken.items()}
+        )
+
+
+def _family(name: str, help: str, labels: list[str], values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help, labels=labels)
+    for label, value in values.items():
+        family.add_metric(label, value)
+    return family
+
+
+async def _probe(ask: Callable[[], bool]) -> bool | None:
+    """The answer, or None when there is none in time."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(ask), PROBE_S)
+    except TimeoutError:
+        return None
+
+
+def _cluster(services: Services) -> bool | None:
+    try:
+        with services.db.read() as tx:
+            return gauges.cluster_is_there(tx)
+    except SQLAlchemyError:
+        return None
+
+
+def _bucket(services: Services) -> bool:
+    return services.objects.available()

@@ -1,0 +1,157 @@
+"""Models: what jobs have published."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from fastapi.responses import RedirectResponse
+from pydantic import Field
+
+from orchestrator.api.auth import Caller
+from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
+from orchestrator.api.schemas import NAME_PATTERN, WRITES, Given, Instant, NamePath, SignedFile, View, problems
+from orchestrator.api.services import Here, Services
+from orchestrator.problems import NotFound, invalid_field
+from orchestrator.store import models
+from orchestrator.store.models import LATEST, Version
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+VersionPath = Annotated[str, Path(pattern=NAME_PATTERN, description="a number or an alias")]
+MAX_VERSION = 2**31 - 1
+
+
+class Lineage(View):
+    """What a model was made from."""
+
+    job: str
+    datasets: dict[str, str]  # role -> name@version
+    base_model: str | None
+    code: str | None  # digest of the code that trained it
+
+
+class ModelView(View):
+    name: str
+    version: int
+    aliases: list[str]
+    method: str
+    task: str
+    files: list[SignedFile]
+    config: dict[str, Any]
+    lineage: Lineage
+    created_at: Instant
+
+
+class AliasSet(Given):
+    version: int = Field(ge=1, le=MAX_VERSION)
+
+
+class AliasView(View):
+    name: str
+    alias: str
+    version: int
+
+
+@router.get("", responses=problems())
+def list_models(caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[ModelView]:
+    """The newest version of every model, in the order of names."""
+    (place,) = where(cursor, str) or (None,)
+    with services.db.read() as tx:
+        found = models.page(tx, caller.tenant, after=place, limit=limit + 1)
+    page = cut(found, limit, lambda version: [version.model.name])
+    return Listing(data=[_view(version, services) for version in page.rows], next_cursor=page.next_cursor)
+
+
+@router.get("/{name}", responses=problems(404))
+def get_model(name: NamePath, caller: Caller, services: Here) -> ModelView:
+    """The newest version of a model."""
+    return _view(found(services, caller, name, LATEST), services)
+
+
+@router.get("/{name}/versions", responses=problems(404))
+def list_versions(
+    name: NamePath, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None
+) -> Listing[ModelView]:
+    """The versions of a model, newest first."""
+    (place,) = where(cursor, int) or (None,)
+    with services.db.read() as tx:
+        versions = models.versions(tx, caller.tenant, name, before=place, limit=limit + 1)
+    if not versions and place is None:
+        raise NotFound(f"there is no model {name}")
+    page = cut(versions, limit, lambda version: [version.model.version])
+    return Listing(data=[_view(version, services) for version in page.rows], next_cursor=page.next_cursor)
+
+
+@router.get("/{name}/versions/{version}", responses=problems(404))
+def get_version(name: NamePath, version: VersionPath, caller: Caller, services: Here) -> ModelView:
+    """A version by its number or an alias; `latest` is the highest."""
+    return _view(found(services, caller, name, version), services)
+
+
+@router.put("/{name}/aliases/{alias}", responses=problems(404, *WRITES))
+def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller, services: Here) -> AliasView:
+    """Let an alias of yours point to a version, wherever it pointed before."""
+    if alias == LATEST:
+        raise invalid_field("/path/alias", "latest is always the highest version: take another name")
+    if alias.isdigit():
+        raise invalid_field("/path/alias", f"{alias} is a version's number: take another name")
+    with services.db.write() as tx:
+        if models.find(tx, caller.tenant, name) is None:
+            raise NotFound(f"there is no model {name}")
+        if models.find(tx, caller.tenant, name, str(body.version)) is None:
+            raise invalid_field("/version", f"{name} has no version {body.version}")
+        models.set_alias(tx, caller.tenant, name, alias, body.version)
+    return AliasView(name=name, alias=alias, version=body.version)
+
+
+@router.get(
+    "/{name}/versions/{version}/files/{path:path}",
+    status_code=307,
+    response_class=RedirectResponse,
+    responses={
+        **problems(404),
+        307: {
+            "description": "to the presigned url",
+            "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+        },
+    },
+)
+def get_file(name: NamePath, version: VersionPath, path: str, caller: Caller, services: Here) -> RedirectResponse:
+    """A file of a version, from the object store."""
+    model = found(services, caller, name, version).model
+    if path not in [file["path"] for file in model.files]:
+        raise NotFound(f"{name}@{model.version} has no file {path!r}")
+    return RedirectResponse(services.objects.presigned_get(f"{model.prefix}/{path}"), status_code=307)
+
+
+def found(services: Services, caller: Caller, name: str, version: str) -> Version:
+    """Raises NotFound, also for another tenant's."""
+    with services.db.read() as tx:
+        there = models.find(tx, caller.tenant, name, version)
+    if there is None:
+        raise NotFound(f"there is no model {name}@{version}")
+    return there
+
+
+def _view(version: Version, services: Services) -> ModelView:
+    model = version.model
+    return ModelView(
+        name=model.name,
+        version=model.version,
+        aliases=version.aliases,
+        method=model.method,
+        task=model.task,
+        files=[
+            SignedFile(
+                path=file["path"],
+                size=file["size"],
+                sha256=file["sha256"],
+                url=services.objects.presigned_get(f"{model.prefix}/{file['path']}"),
+            )
+            for file in model.files
+        ],
+        config=model.config,
+        lineage=Lineage.model_validate(model.lineage),
+        created_at=model.created_at,
+    )

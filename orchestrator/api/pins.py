@@ -1,0 +1,131 @@
+"""What a submit names becomes what it means: dataset versions, a picture's digest, a base model, room in the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
+
+from orchestrator.catalogue import TaskInfo
+from orchestrator.problems import FieldProblem, invalid_field
+from orchestrator.store import datasets, jobs, models
+from orchestrator.store.datasets import Pin
+
+STYLE_ROLE = "style"  # the dataset that `style_image` is a path in
+LATEST = "latest"
+
+
+class Resources(NamedTuple):
+    workers: int
+    cpus: int  # of each worker
+    gpus: int
+
+
+def split(reference: str) -> tuple[str, str]:
+    """`photos@3` -> photos, 3; without a version it is the latest."""
+    name, _, version = reference.partition("@")
+    return name, version or LATEST
+
+
+def roles_problems(
+    info: TaskInfo, given: Mapping[str, str], style_image: str | None, base: str | None
+) -> list[FieldProblem]:
+    """What the task needs and was not given, or was given and does not take."""
+    task = f"{info.method}/{info.task}"
+    taken = dict(info.datasets) | ({STYLE_ROLE: "images"} if info.style_image else {})
+    found = [
+        FieldProblem(f"/datasets/{role}", f"is missing: {task} needs a dataset of kind {kind}")
+        for role, kind in taken.items()
+        if role not in given
+    ]
+    found += [
+        FieldProblem(f"/datasets/{role}", f"is no dataset of {task}; it takes {', '.join(taken) or 'none'}")
+        for role in given
+        if role not in taken
+    ]
+    if info.style_image and style_image is None:
+        found.append(FieldProblem("/style_image", f"is missing: {task} needs the path of a picture in datasets.style"))
+    if not info.style_image and style_image is not None:
+        found.append(FieldProblem("/style_image", f"{task} takes no style image"))
+    if info.base_model_required and base is None:
+        found.append(FieldProblem("/base_model", f"is missing: {task} starts from a model of {info.base_model}"))
+    if info.base_model is None and base is not None:
+        found.append(FieldProblem("/base_model", f"{task} takes no base model"))
+    return found
+
+
+def pinned_datasets(tx: Session, tenant: str, info: TaskInfo, given: Mapping[str, str]) -> dict[str, Pin]:
+    """The ready versions that the references mean. Raises Invalid that names the field and the state."""
+    return {role: _pinned(tx, tenant, role, info.datasets.get(role), reference) for role, reference in given.items()}
+
+
+def _pinned(tx: Session, tenant: str, role: str, kind: str | None, reference: str) -> Pin:
+    pointer = f"/datasets/{role}"
+    name, version = split(reference)
+    if version != LATEST and not (version.isdigit() and len(version) <= 9):
+        raise invalid_field(pointer, f"{reference}: a version of a dataset is a number or latest")
+    pin = datasets.pin(tx, tenant, name, None if version == LATEST else int(version))
+    if pin is None:
+        raise invalid_field(pointer, f"there is no dataset {reference}")
+    if pin.status == "ingesting":
+        raise invalid_field(pointer, f"{name}@{pin.version} is still ingesting: wait until it is ready")
+    if pin.status != "ready":
+        raise invalid_field(pointer, f"{name}@{pin.version} was rejected: {pin.error}")
+    if kind is not None and pin.kind != kind and kind == "labelled":
+        raise invalid_field(pointer, f"{name}@{pin.version} is of kind {pin.kind}, this needs {kind}")
+    return pin
+
+
+def pinned_style(tx: Session, tenant: str, path: str | None, pins: Mapping[str, Pin]) -> dict[str, str] | None:
+    """The style picture by its digest. Raises Invalid when the dataset does not hold it."""
+    if path is None:
+        return None
+    style = pins[STYLE_ROLE]
+    sha256 = datasets.picture(tx, tenant, style.name, style.version, path)
+    if sha256 is None:
+        raise invalid_field("/style_image", f"{style.name}@{style.version} has no usable picture {path}")
+    return {"path": path, "sha256": sha256}
+
+
+def pinned_base(tx: Session, tenant: str, info: TaskInfo, reference: str | None) -> dict[str, Any] | None:
+    """The base model with its config and files. Raises Invalid when there is none, or of another method or task."""
+    if reference is None:
+        return None
+    name, version = split(reference)
+    found = models.find(tx, tenant, name, version)
+    if found is None:
+        raise invalid_field("/base_model", f"there is no model {reference}")
+    model = found.model
+    if f"{model.method}/{model.task}" != info.base_model:
+        detail = f"{name}@{model.version} is of {model.method}/{model.task}, this task starts from {info.base_model}"
+        raise invalid_field("/base_model", detail)
+    return {
+        "name": model.name,
+        "version": model.version,
+        "prefix": model.prefix,
+        "method": model.method,
+        "task": model.task,
+        "config": model.config,
+        "files": model.files,
+    }
+
+
+def resources(tx: Session, workers: int, cpus: int | None, gpus: int | None) -> Resources:
+    """What each worker gets: by default a GPU where the cluster has one, and a core.
+
+    Raises Invalid for what the cluster could never give; as long as nobody has seen a cluster everything is taken.
+    """
+    room = jobs.room(tx)
+    asked = Resources(
+        workers, cpus or 1, gpus if gpus is not None else int(cpus is None and room is not None and room.gpus > 0)
+    )
+    if room is None:
+        return asked
+    for pointer, what, wanted, there in (
+        ("/resources/cpus_per_worker", "cores", asked.cpus * workers, room.cpus),
+        ("/resources/gpus_per_worker", "GPUs", asked.gpus * workers, room.gpus),
+    ):
+        if wanted > there:
+            raise invalid_field(pointer, f"{wanted} {what} were asked for, the whole cluster has {there}")
+    return asked

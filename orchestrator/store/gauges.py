@@ -1,0 +1,43 @@
+"""Counts for Prometheus, and whether the cluster is there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from orchestrator.states import Status
+from orchestrator.store.database import db_now
+from orchestrator.store.jobs import CLUSTER_SEEN_S
+from orchestrator.store.tables import Attempt, Job, Ledger
+
+
+class Gauges(NamedTuple):
+    jobs: dict[str, int]  # status -> training jobs
+    queued: int  # training jobs and ingests
+    attempts: dict[str, int]  # outcome -> attempts; "active" while they go on
+    room: dict[str, int]  # cpus, gpus
+    taken: dict[str, int]
+
+
+def read(tx: Session) -> Gauges:
+    by_status = select(Job.status, func.count()).where(Job.kind == "train").group_by(Job.status)
+    counted = {status: count for status, count in tx.execute(by_status).tuples()}
+    queued = tx.scalar(select(func.count()).where(Job.status == Status.QUEUED)) or 0
+    outcome = func.coalesce(Attempt.outcome, "active")
+    attempts = {name: count for name, count in tx.execute(select(outcome, func.count()).group_by(outcome)).tuples()}
+    ledger = tx.scalars(select(Ledger)).one_or_none()
+    return Gauges(
+        jobs={status.value: counted.get(status.value, 0) for status in Status},
+        queued=queued,
+        attempts=attempts,
+        room={"cpus": ledger.cpus, "gpus": ledger.gpus} if ledger else {},
+        taken={"cpus": ledger.cpus_taken, "gpus": ledger.gpus_taken} if ledger else {},
+    )
+
+
+def cluster_is_there(tx: Session) -> bool:
+    """A dispatcher has seen Ray within the last seconds."""
+    row = tx.execute(select(Ledger.seen_at, db_now())).one_or_none()
+    return row is not None and row[1] - row[0] < CLUSTER_SEEN_S
