@@ -12,20 +12,23 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from orchestrator.problems import (
-    ALL,
     MEDIA_TYPE,
     FieldProblem,
     Internal,
     Invalid,
+    NotFound,
     NotJson,
     Problem,
+    TooLarge,
     Unavailable,
+    WrongMethod,
     invalid_fields,
 )
 from orchestrator.store.database import is_outage
 from orchestrator.telemetry import log
 
 SHOWN = 50  # field errors in one document
+FRAMEWORKS: dict[int, type[Problem]] = {kind.status: kind for kind in (NotJson, NotFound, WrongMethod, TooLarge)}
 PARAMETERS = ("query", "path", "header", "cookie")
 
 
@@ -75,8 +78,8 @@ def _detail(error: Mapping[str, Any]) -> str:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kinds = {kind.status: kind for kind in ALL if kind is not Unavailable}
-    kind = kinds.get(error.status_code, Invalid if 400 < error.status_code < 500 else Internal)
+    other = Invalid if 400 < error.status_code < 500 else Internal
+    kind = FRAMEWORKS.get(error.status_code, other)
     details = {
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is no method of {request.url.path}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -21,7 +21,7 @@ from orchestrator.store import gauges
 router = APIRouter(tags=["health"])
 
 PROBE_S = 2.0
-AWAY = {
+AWAY: dict[int | str, dict[str, Any]] = {
     503: {
         "description": "SQL does not answer",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -91,15 +91,15 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._services.db.read() as tx:
             now = gauges.read(tx)
-        yield _family("stylefoundry_jobs", "Jobs by status", ["status"], {(s,): n for s, n in now.jobs.items()})
+        yield _family("stylefoundry_jobs", "Jobs by status", ["status"], _labelled(now.jobs))
         yield _family("stylefoundry_queue_length", "Jobs that wait for room", [], {(): now.queued})
-        yield _family(
-            "stylefoundry_attempts", "Attempts by outcome", ["outcome"], {(o,): n for o, n in now.attempts.items()}
-        )
-        yield _family("stylefoundry_room", "What the cluster has", ["resource"], {(r,): n for r, n in now.room.items()})
-        yield _family(
-            "stylefoundry_room_taken", "What jobs hold", ["resource"], {(r,): n for r, n in now.taken.items()}
-        )
+        yield _family("stylefoundry_attempts", "Attempts by outcome", ["outcome"], _labelled(now.attempts))
+        yield _family("stylefoundry_room", "What the cluster has", ["resource"], _labelled(now.room))
+        yield _family("stylefoundry_room_taken", "What jobs hold", ["resource"], _labelled(now.taken))
+
+
+def _labelled(values: dict[str, int]) -> dict[tuple[str, ...], float]:
+    return {(label,): float(count) for label, count in values.items()}
 
 
 def _family(name: str, help: str, labels: list[str], values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
@@ -109,7 +109,7 @@ def _family(name: str, help: str, labels: list[str], values: dict[tuple[str, ...
     return family
 
 
-async def _probe(ask: Callable[[], bool]) -> bool | None:
+async def _probe(ask: Callable[[], bool | None]) -> bool | None:
     """The answer, or None when there is none in time."""
     try:
         return await asyncio.wait_for(asyncio.to_thread(ask), PROBE_S)

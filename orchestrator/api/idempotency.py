@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header, Request
 from sqlalchemy.orm import Session
@@ -12,38 +12,40 @@ from orchestrator.problems import invalid_field
 from orchestrator.store import idempotency
 
 
-class Repeatable:
-    """A request's key, and what tells its body from another one's."""
+class Key(NamedTuple):
+    """The caller's key, and the request that came with it."""
 
-    def __init__(self, key: str | None, fingerprint: str) -> None:
-        self._key, self._fingerprint = key, fingerprint
-
-    def made_before(self, tx: Session, tenant: str, resource: str, *, status: int) -> str | None:
-        """What an earlier request with this key made; None when `resource` is to be made now, in this transaction.
-
-        Raises Invalid when the key was used for something else within a day.
-        """
-        if self._key is None:
-            return None
-        made = idempotency.claim(tx, tenant, self._key, fingerprint=self._fingerprint, status=status, resource=resource)
-        if made is None:
-            return None
-        if made.fingerprint != self._fingerprint:
-            raise invalid_field("/header/idempotency-key", "was used for another request within the last 24 hours")
-        return made.resource
+    key: str
+    fingerprint: str  # sha256 of verb, path and body
 
 
-async def _repeatable(
+async def _key(
     request: Request,
     idempotency_key: Annotated[
-        str | None, Header(pattern=r"^[\x21-\x7e]+$", max_length=255, description="safe to send again for 24 hours")
+        str | None,
+        Header(pattern=r"^[!-~]{1,255}$", description="same key and body within 24 h: same status and resource"),
     ] = None,
-) -> Repeatable:
+) -> Key | None:
     if idempotency_key is None:
-        return Repeatable(None, "")
+        return None
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    digest.update(await request.body())
-    return Repeatable(idempotency_key, digest.hexdigest())
+    digest.update(await request.body())  # has been read already
+    return Key(idempotency_key, digest.hexdigest())
 
 
-Once = Annotated[Repeatable, Depends(_repeatable)]
+IdempotencyKey = Annotated[Key | None, Depends(_key)]
+
+
+def made_before(tx: Session, tenant: str, key: Key | None, *, status: int, resource: str) -> str | None:
+    """Note under `key` that this transaction makes `resource`; what an earlier request made, if there was one.
+
+    Raises Invalid when the key came with another request.
+    """
+    if key is None:
+        return None
+    made = idempotency.claim(tx, tenant, key.key, fingerprint=key.fingerprint, status=status, resource=resource)
+    if made is None:
+        return None
+    if made.fingerprint != key.fingerprint:
+        raise invalid_field("/header/idempotency-key", "was used for another request within a day: take a new one")
+    return made.resource

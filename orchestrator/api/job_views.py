@@ -82,8 +82,8 @@ class WaitingView(View):
     """Why a pending job does not run."""
 
     reason: str = Field(
-        description="queue: its turn comes; room: others hold what it needs; cluster: none was seen lately; backoff: it "
-        "failed a moment ago; paused"
+        description="queue: its turn comes; room: others hold what it needs; cluster: none was seen lately; "
+        "backoff: it failed a moment ago; paused"
     )
     position: int | None = Field(description="1 is next; null when paused, or with more than 1,000 ahead")
 
@@ -118,8 +118,8 @@ class JobView(View):
     max_retries: int
     timeout_s: float | None
     keep_checkpoints: int
-    depends_on: list[str] = []
-    webhook: None = None
+    depends_on: list[str]
+    webhook: str | None
     status: str = Field(description="may grow: go by `phase`")
     phase: Literal["pending", "active", "terminal"]
     attempt: int
@@ -152,6 +152,8 @@ def view(shown: Shown) -> JobView:
         max_retries=job.max_retries,
         timeout_s=job.timeout_s,
         keep_checkpoints=job.keep_checkpoints,
+        depends_on=[],
+        webhook=None,
         status=job.status,
         phase=phase_of(job.status).value,
         attempt=job.attempt,

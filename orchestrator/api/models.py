@@ -20,6 +20,10 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 VersionPath = Annotated[str, Path(pattern=NAME_PATTERN, description="a number or an alias")]
 MAX_VERSION = 2**31 - 1
+REDIRECT = {
+    "description": "to the presigned url",
+    "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+}
 
 
 class Lineage(View):
@@ -109,13 +113,7 @@ def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller
     "/{name}/versions/{version}/files/{path:path}",
     status_code=307,
     response_class=RedirectResponse,
-    responses={
-        **problems(404),
-        307: {
-            "description": "to the presigned url",
-            "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
-        },
-    },
+    responses={**problems(404), 307: REDIRECT},
 )
 def get_file(name: NamePath, version: VersionPath, path: str, caller: Caller, services: Here) -> RedirectResponse:
     """A file of a version, from the object store."""

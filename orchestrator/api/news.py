@@ -67,10 +67,12 @@ class News:
     async def _listen(self) -> None:
         while True:
             try:
-                async with redis.asyncio.Redis.from_url(self._url, health_check_interval=5) as client:
-                    async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                        await pubsub.psubscribe(f"{CHANNEL}*")
-                        await self._pass_on(pubsub)
+                async with (
+                    redis.asyncio.Redis.from_url(self._url, health_check_interval=5) as client,
+                    client.pubsub(ignore_subscribe_messages=True) as pubsub,
+                ):
+                    await pubsub.psubscribe(f"{CHANNEL}*")
+                    await self._pass_on(pubsub)
             except RedisError:
                 self._connected = False
                 await asyncio.sleep(LOOK_WITHOUT_REDIS_S)

@@ -51,7 +51,7 @@ def written(place: Sequence[str | int]) -> str:
 
 
 def where(cursor: str | None, *kinds: type[str] | type[int]) -> list[Any] | None:
-    """The place that a cursor means, one value of each of `kinds`. Raises Invalid for what is no cursor of this list."""
+    """The place that a cursor means, one value of each of `kinds`. Raises Invalid for no cursor of this list."""
     if cursor is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a submit names becomes what it means: dataset versions, a picture's digest, a base model, room in the cluster."""
+"""What a submit names becomes what it means: dataset versions, a picture's digest, a base model, room."""
 
 from __future__ import annotations
 

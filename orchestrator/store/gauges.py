@@ -23,10 +23,10 @@ class Gauges(NamedTuple):
 
 def read(tx: Session) -> Gauges:
     by_status = select(Job.status, func.count()).where(Job.kind == "train").group_by(Job.status)
-    counted = {status: count for status, count in tx.execute(by_status).tuples()}
+    counted = {row[0]: row[1] for row in tx.execute(by_status)}
     queued = tx.scalar(select(func.count()).where(Job.status == Status.QUEUED)) or 0
     outcome = func.coalesce(Attempt.outcome, "active")
-    attempts = {name: count for name, count in tx.execute(select(outcome, func.count()).group_by(outcome)).tuples()}
+    attempts = {row[0]: row[1] for row in tx.execute(select(outcome, func.count()).group_by(outcome))}
     ledger = tx.scalars(select(Ledger)).one_or_none()
     return Gauges(
         jobs={status.value: counted.get(status.value, 0) for status in Status},

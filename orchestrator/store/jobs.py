@@ -163,7 +163,7 @@ def _waiting(tx: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
         return waiting
     ledger = tx.scalars(select(Ledger)).one_or_none()
     now = tx.scalar(select(db_now())) or 0.0
-    for job_id, ahead in tx.execute(_ahead([job.id for job in queued])):
+    for job_id, ahead in tx.execute(_ahead([job.id for job in queued])).all():
         job = next(job for job in queued if job.id == job_id)
         position = ahead + 1 if ahead <= COUNTED_AHEAD else None
         waiting[job_id] = Waiting(_reason(job, ledger, now), position)

@@ -89,7 +89,7 @@ def _with_aliases(tx: Session, tenant: str, found: Sequence[ModelVersion]) -> li
     newest = select(ModelVersion.name, func.max(ModelVersion.version)).where(
         ModelVersion.tenant_id == tenant, ModelVersion.name.in_(names)
     )
-    highest = {name: version for name, version in tx.execute(newest.group_by(ModelVersion.name)).tuples()}
+    highest = {row[0]: row[1] for row in tx.execute(newest.group_by(ModelVersion.name))}
     return [
         Version(
             model,
