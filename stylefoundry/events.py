@@ -50,7 +50,9 @@ def follow(transport: Transport, job_id: str, after: int, patience_s: float) -> 
 def _messages(transport: Transport, job_id: str, last_id: int) -> Iterator[httpx2.ServerSentEvent]:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last_id)}
     with transport.stream(f"/v1/jobs/{segment(job_id)}/events", headers) as response:
-        yield from httpx2.EventSource(response)
+        for message in httpx2.EventSource(response):
+            if message.data:  # httpx2 also hands out what only sets `retry`
+                yield message
 
 
 def event_of(flat: dict[str, Any]) -> Event:

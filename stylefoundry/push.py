@@ -21,7 +21,7 @@ from stylefoundry.types import Dataset, read
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 8
 AT_ONCE = 500  # files per question about what is missing, so that a url is used well before it expires
-TRIES = 5
+TRIES = 4
 LOOK_AGAIN_S = (0.1, 2.0)
 
 # What `progress` is told: the stage (hash, upload: in bytes; ingest: in versions), how much is done, of how much.

@@ -24,7 +24,9 @@ def serving(settings: Settings) -> Iterator[str]:
     """The address of the API as long as the block lasts."""
     port = free_port()
     here = settings.model_copy(update={"port": port})
-    server = uvicorn.Server(uvicorn.Config(create_app(here), port=port, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(here), port=port, log_level="warning", timeout_graceful_shutdown=3)
+    )
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:

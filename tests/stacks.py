@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.embedded import stack, sweep
+from orchestrator.embedded import control, stack, sweep
 from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from tests.waiting import wait_until
@@ -72,8 +71,7 @@ class EmbeddedStack:
 
     def status(self) -> dict[str, Any]:
         """What `stylefoundry status --json` prints."""
-        printed: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
-        return printed
+        return control.status(self.folder)
 
     def pids(self) -> dict[str, int]:
         """Process ids of the parts that it runs by itself."""

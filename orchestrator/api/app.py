@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from orchestrator.api import (
@@ -30,11 +30,12 @@ from orchestrator.api.services import Services
 from orchestrator.api.traffic import Traffic, TrafficMiddleware
 from orchestrator.bus import Bus
 from orchestrator.catalogue import read_catalogue
-from orchestrator.objects import Objects
+from orchestrator.objects import OUTAGES, REFUSALS, Objects
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access
 from orchestrator.store.database import Database
 from orchestrator.store.keys import ensure_admin
+from orchestrator.telemetry import log
 from orchestrator.web import pages
 
 THREADS = 32  # requests at work at a time; each holds at most one connection to SQL
@@ -63,12 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry = registry
     app.add_middleware(TrafficMiddleware, traffic=Traffic(registry))
     errors.install(app)
-    v1 = APIRouter(prefix="/v1")
-    for noun in (jobs, events, history, datasets, models, stylize, methods, keys, session):
-        v1.include_router(noun.router)
-    app.include_router(v1)
-    app.include_router(health.router)
-    app.include_router(pages.router)
+    for noun in (jobs, events, history, datasets, models, stylize, methods, keys, session, health, pages):
+        app.include_router(noun.router)
     _describe_problems(app)
     return app
 
@@ -85,11 +82,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(_ensure_admin, services)
     app.state.services = services
     health.measure(app.state.registry, services)
+    bucket = asyncio.create_task(_ensure_bucket(services.objects))
     try:
         async with news.listening():
             yield
     finally:
+        bucket.cancel()
         db.dispose()
+
+
+async def _ensure_bucket(objects: Objects) -> None:
+    """Make the bucket as soon as the object store answers; the API does not wait for it."""
+    while True:
+        try:
+            await asyncio.to_thread(objects.ensure_bucket)
+        except (*OUTAGES, *REFUSALS) as error:
+            log.warning("bucket_not_there", bucket=objects.bucket, error=str(error))
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 def _ensure_admin(services: Services) -> None:

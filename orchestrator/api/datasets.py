@@ -26,7 +26,7 @@ from orchestrator.objects import upload_key
 from orchestrator.problems import FieldProblem, NotFound, invalid_fields
 from orchestrator.store import datasets
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 LARGEST_FILE = 5 * 1024**3  # of one `PUT`, by S3
 VersionPath = Annotated[int, Path(ge=1, le=2**31 - 1)]

@@ -27,7 +27,7 @@ from orchestrator.states import Phase, phase_of
 from orchestrator.store import events
 from orchestrator.store.tables import Event
 
-router = APIRouter(prefix="/jobs/{id}", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
 
 MAX_ID = 2**63 - 1
 AT_ONCE = 500  # rows read for a stream in one query

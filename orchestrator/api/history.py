@@ -17,7 +17,7 @@ from orchestrator.objects import Objects
 from orchestrator.store import events, jobs, metrics
 from orchestrator.store.tables import Event
 
-router = APIRouter(prefix="/jobs/{id}", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
 
 MAX_POINTS = 1000
 MAX_STEP = 2**63 - 1

@@ -21,7 +21,7 @@ from orchestrator.store import jobs, queue
 from orchestrator.store.jobs import Filter
 from orchestrator.store.tables import Job
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Several = Annotated[list[Text], Query()]
 

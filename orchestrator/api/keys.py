@@ -15,7 +15,7 @@ from orchestrator.store import keys
 from orchestrator.store.keys import NamedKey
 from orchestrator.store.tables import Tenant
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(prefix="/v1", tags=["keys"])
 
 
 class KeyCreate(Given):

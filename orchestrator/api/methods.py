@@ -12,7 +12,7 @@ from orchestrator.api.schemas import View, problems
 from orchestrator.api.services import Here
 from orchestrator.problems import NotFound
 
-router = APIRouter(prefix="/methods", tags=["methods"])
+router = APIRouter(prefix="/v1/methods", tags=["methods"])
 
 
 class TaskView(View):

@@ -16,7 +16,7 @@ from orchestrator.problems import NotFound, invalid_field
 from orchestrator.store import models
 from orchestrator.store.models import LATEST, Version
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 VersionPath = Annotated[str, Path(pattern=NAME_PATTERN, description="a number or an alias")]
 MAX_VERSION = 2**31 - 1

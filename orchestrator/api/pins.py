@@ -117,9 +117,9 @@ def resources(tx: Session, workers: int, cpus: int | None, gpus: int | None) -> 
     Raises Invalid for what the cluster could never give; as long as nobody has seen a cluster everything is taken.
     """
     room = jobs.room(tx)
-    asked = Resources(
-        workers, cpus or 1, gpus if gpus is not None else int(cpus is None and room is not None and room.gpus > 0)
-    )
+    if gpus is None:
+        gpus = 1 if cpus is None and room is not None and room.gpus > 0 else 0
+    asked = Resources(workers, cpus or 1, gpus)
     if room is None:
         return asked
     for pointer, what, wanted, there in (

@@ -10,7 +10,7 @@ from orchestrator.api.services import Here
 from orchestrator.problems import Unauthorized
 from orchestrator.sessions import check_origin, clear_cookie, set_cookie
 
-router = APIRouter(prefix="/session", tags=["keys"])
+router = APIRouter(prefix="/v1/session", tags=["keys"])
 
 
 class Login(Given):

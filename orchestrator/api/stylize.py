@@ -19,7 +19,7 @@ from orchestrator.catalogue import InvalidConfig, TaskInfo
 from orchestrator.ids import new_id
 from orchestrator.problems import FieldProblem, Internal, Invalid, Unavailable, invalid_field, invalid_fields
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 READABLE = ("JPEG", "PNG", "WEBP")
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg"}

@@ -182,7 +182,7 @@ def _reason(job: Job, ledger: Ledger | None, now: float) -> str:
     return "queue" if fits else "room"
 
 
-def _ahead(job_ids: Sequence[str]) -> Select[tuple[str, int]]:
+def _ahead(job_ids: Sequence[str]) -> Select[str, int]:
     """How many queued jobs of all tenants come before each of these, counted up to a limit."""
     me = aliased(Job)
 

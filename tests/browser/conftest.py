@@ -47,8 +47,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def visit(page: Page, service: str, service_settings: Settings) -> Iterator[Site]:
-    """Not logged in."""
+def visit(service: str, service_settings: Settings, page: Page) -> Iterator[Site]:
+    """Not logged in. The page closes before the service does: it would complain."""
     site = Site(page, service, service_settings)
     yield site
     site.db.dispose()

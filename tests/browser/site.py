@@ -6,6 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
+from orchestrator.bus import Bus
 from orchestrator.ids import new_id
 from orchestrator.objects import Objects, model_prefix, sample_key
 from orchestrator.settings import Settings
@@ -26,6 +27,7 @@ class Site:
         self.page, self.url = page, url
         self.db = Database(settings.database_url)
         self.objects = Objects(settings)
+        self.bus = Bus(settings.redis_url.get_secret_value())
         with self.db.write() as tx:
             queue.set_room(tx, cpus=4, gpus=0)
         with self.db.read() as tx:
@@ -83,6 +85,7 @@ class Site:
         )
         with self.db.write() as tx:
             assert queue.record(tx, ticket, batch, lease_s=60) is not None
+        self.bus.tell(ticket.job_id)
 
     def _picture(self, ticket: Ticket, step: int, name: str) -> dict[str, Any]:
         key = sample_key(self.tenant, ticket.job_id, ticket.attempt, step, name)
@@ -106,6 +109,7 @@ class Site:
         )  # fmt: skip
         with self.db.write() as tx:
             assert queue.finish(tx, ticket, model) is not None
+        self.bus.tell(ticket.job_id)
 
     def add_dataset(self, name: str, **changes: Any) -> None:
         values: dict[str, Any] = {

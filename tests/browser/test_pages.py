@@ -160,6 +160,7 @@ def test_curves_drop_what_a_new_attempt_computes_again(site: Site):
         assert claimed is not None
     with site.db.write() as tx:
         queue.begin(tx, claimed.ticket, actor="b", node="n", pid=2, resumed_from=20, total_steps=100, lease_s=60)
+    site.bus.tell(job_id)
     expect(curve).to_have_attribute("data-points", "20")
     expect(page.locator("#overview")).to_contain_text("its process is gone")
     site.record(claimed.ticket, 21, 25)

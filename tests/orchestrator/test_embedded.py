@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -59,8 +60,8 @@ def test_two_stacks_run_side_by_side(first: EmbeddedStack, second: EmbeddedStack
 
 def test_status_tells_scripts_what_the_contract_says(second: EmbeddedStack):
     done = second.run("status", "--json")
-    status = second.status()
     assert done.returncode == 0
+    status = json.loads(done.stdout)
     assert {*status} == {"url", "api_key", "pid", "s3", "parts"}
     assert {*status["s3"]} == {"url", "bucket", "access_key", "secret_key"}
     assert {*status["parts"]} == {"api", "dispatcher", "redis", "s3", "ray"} == {*NAMES}

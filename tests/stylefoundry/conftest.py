@@ -14,7 +14,7 @@ from tests.serving import ADMIN_KEY, serving
 
 
 @pytest.fixture
-def service_settings(sqlite_url: str, redis_url: str, s3: Bucket, tmp_path: Path) -> Settings:
+def service_settings(sqlite_url: str, redis_url: str, s3: Bucket, tmp_path: Path, server_folder: Path) -> Settings:
     """Of a service on SQLite: what clients see does not depend on the database."""
     return Settings(
         database_url=sqlite_url,
@@ -24,7 +24,7 @@ def service_settings(sqlite_url: str, redis_url: str, s3: Bucket, tmp_path: Path
         s3_access_key=s3.access_key,
         s3_secret_key=SecretStr(s3.secret_key),
         admin_key=SecretStr(ADMIN_KEY),
-        cache_dir=tmp_path / "cache",
+        cache_dir=server_folder / "cache",  # the methods are described once for all tests
         weights_dir=tmp_path / "weights",
         warm_encoder="random",
         renew_s=0.1,
