@@ -15,7 +15,7 @@ from stylefoundry.push import PICTURES
 # All of them lie in the wheel itself (skimage/data), are CC0 or in the public domain, and need no download.
 CONTENTS = ("coffee.png", "rocket.jpg", "camera.png", "coins.png", "clock_motion.png", "grass.png", "brick.png")
 UNSEEN = ("astronaut.png", "chelsea.png")  # stylised at the end, never trained on
-STYLES = ("ihc.png", "hubble_deep_field.jpg", "retina.jpg", "gravel.png", "color.png")
+STYLES = ("ihc.png", "retina.jpg", "hubble_deep_field.jpg", "gravel.png", "color.png")
 CROPS = 8  # of each photograph
 PIECES = 4  # of each style
 SIDE = 256  # of a crop, pixels

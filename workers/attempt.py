@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from minio.error import S3Error
 
 from orchestrator.objects import Corrupt, Missing
 from orchestrator.states import ErrorType, Status
-from orchestrator.store import attempts, ingests, queue
+from orchestrator.store import attempts, queue
 from orchestrator.store.queue import Moved, Ticket
 from orchestrator.store.tables import Checkpoint, Job
 from stylemodels.checkpoint import Damaged
@@ -178,12 +177,7 @@ def _fail(work: Work, error: Exception) -> str:
 
 def _ended(work: Work, kind: ErrorType, message: str) -> Moved | None:
     with work.platform.db.write() as tx:
-        moved = queue.fail(tx, work.ticket, kind, message)
-        if moved is not None and moved.status is Status.FAILED and work.job.kind == "ingest":
-            wanted: Mapping[str, Any] = work.job.config
-            rejected = {"status": "rejected", "error": f"the ingest failed: {message}"}
-            ingests.conclude(tx, work.job.tenant_id, wanted["name"], wanted["version"], rejected)
-        return moved
+        return queue.fail(tx, work.ticket, kind, message)
 
 
 def _keep_log(work: Work) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def down(folder: Path) -> bool:
             time.sleep(POLL_S)
     if left := sweep.sweep(found.mark, str(found.ray_folder)):
         raise StackError(f"processes {left} do not end, even killed")
+    shutil.rmtree(found.ray_folder, ignore_errors=True)
     return pid is not None
 
 

@@ -130,5 +130,13 @@ def _postgresql_engine(url: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=32,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=10000 -c statement_timeout=60000"},
+        connect_args={
+            "connect_timeout": 5,
+            "options": "-c lock_timeout=10000 -c statement_timeout=60000",
+            # A host that vanished without a word is noticed within seconds, not after the kernel's quarter of an hour.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15000,
+        },
     )

@@ -19,7 +19,7 @@ from orchestrator.states import ACTIVE, MOVES, NEVER_RETRIED, ErrorType, Move, S
 from orchestrator.store import events
 from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
-from orchestrator.store.tables import Attempt, Checkpoint, Job, Ledger, Metric, ModelVersion, Sample
+from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Job, Ledger, Metric, ModelVersion, Sample
 
 BACKFILL_WINDOW = 200  # how far behind the head of the queue a claim looks for a job that fits: its cost stays constant
 CANDIDATES = 8  # of them; other dispatchers may hold the first ones at this moment
@@ -214,12 +214,16 @@ def move(
         update(Job)
         .where(Job.id == job_id, Job.status.in_(allowed), *([] if attempt is None else [Job.attempt == attempt]))
         .values(status=target, events=Job.events + 1, **({"error": dict(error)} if error else {}), **values)
-        .returning(Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.workers, Job.step)
+        .returning(
+            Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.workers, Job.kind, Job.tenant_id, Job.config
+        )
     )
     row = tx.execute(change).one_or_none()
     if row is None:
         return None
     status = Status(row.status)
+    if row.kind == "ingest" and status is Status.FAILED and error is not None:
+        _reject_version(tx, row.tenant_id, row.config, str(error["message"]))
     if move in ENDS_ATTEMPT:
         _end_attempt(tx, job_id, row, status, outcome or status.value, error)
     elif status is Status.CANCELLED:
@@ -227,6 +231,17 @@ def move(
     extra = dict(body or {}) | ({"error": dict(error)} if error else {})
     events.append(tx, job_id, row.attempt, row.events, [_status_event(status, move, extra)])
     return Moved(job_id, status, row.attempt)
+
+
+def _reject_version(tx: Session, tenant: str, wanted: Mapping[str, Any], message: str) -> None:
+    """An ingest that has failed for good leaves no version that seems to be on its way."""
+    version = (
+        DatasetVersion.tenant_id == tenant,
+        DatasetVersion.name == wanted["name"],
+        DatasetVersion.version == wanted["version"],
+        DatasetVersion.status == "ingesting",
+    )
+    tx.execute(update(DatasetVersion).where(*version).values(status="rejected", error=f"the ingest failed: {message}"))
 
 
 ENDS_ATTEMPT = (Move.FINISH, Move.FAIL, Move.REQUEUE, Move.STOP, Move.EXPIRE)  # from active states only

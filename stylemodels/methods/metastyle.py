@@ -58,7 +58,7 @@ class TrainConfig(Common):
     batch_size: int = setting(4, "photos per inner and per query batch", ge=1, le=32)
     meta_batch: int = setting(4, "styles per outer step, over all workers", ge=1, le=64)
     inner_steps: int = setting(1, "T, gradient steps from theta to a style", ge=1, le=10)
-    inner_lr: float = setting(1e-5, "delta, rate of the inner gradient descent", gt=0, small=1e-2)
+    inner_lr: float = setting(1e-5, "delta, rate of the inner gradient descent", gt=0, small=2e-2)
     inner_params: Literal["in", "all"] = setting("in", "what inner steps move: the instance norms, or everything")
     second_order: bool = setting(True, "differentiate through the inner gradient; false: first-order approximation")
     resample_per_style: bool = setting(False, "own photos for every style, instead of shared ones")

@@ -17,6 +17,7 @@ from tests.browser.site import Site
 from tests.browser.trained import trained_model
 from tests.images import jpeg
 from tests.serving import ADMIN_KEY, working
+from tests.waiting import wait_until
 
 # --- coming in --------------------------------------------------------------------------------------------------------
 
@@ -197,7 +198,7 @@ def test_pause_and_resume_change_places(site: Site):
 
 
 def test_a_failed_job_says_why_and_retry_leads_to_the_new_one(site: Site):
-    config = {"steps": 100}
+    config = {"steps": 100, "encoder": "random"}
     job_id = site.submit("meta", config=config)
     ticket = site.begin()
     with site.db.write() as tx:
@@ -262,6 +263,7 @@ def test_a_photo_is_stylised_and_compared(site: Site, service_settings: Settings
     photo.write_bytes(jpeg(96, 64, seed=5))
     with working(service_settings, warm=True):
         name = trained_model(site.url, tmp_path)
+        wait_until(lambda: site.bus.idle_workers() > 0, 30, "the worker is free")
         page = site.goto(f"/models/{name}")
         page.get_by_label("Photo").set_input_files(photo)
         page.get_by_role("button", name="Stylise").click()

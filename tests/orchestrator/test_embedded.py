@@ -179,6 +179,7 @@ def test_detached_it_outlives_the_command_until_down(first: EmbeddedStack):
     assert down.returncode == 0, down.stderr
     assert first.processes() == []
     assert not Path(f"/proc/{supervisor}/cwd").exists()
+    assert not stack.Stack(first.folder, kept).ray_folder.exists()
     assert "no stack runs" in first.run("down").stdout
 
 

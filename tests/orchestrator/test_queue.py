@@ -12,7 +12,7 @@ from orchestrator.states import ErrorType, Move
 from orchestrator.store import queue
 from orchestrator.store.database import Database
 from orchestrator.store.queue import Batch, Ticket
-from orchestrator.store.tables import ModelVersion
+from orchestrator.store.tables import DatasetVersion, ModelVersion, Tenant
 from tests.orchestrator.queueing import (
     TENANT,
     attempts,
@@ -263,6 +263,37 @@ def test_what_would_happen_again_is_not_retried(db: Database, error: ErrorType):
         queue.fail(tx, ticket, error, "style_loss is not finite at step 3")
     assert status(db, "job_1") == "failed"
     assert job(db, "job_1").error == {"type": error, "message": "style_loss is not finite at step 3", "attempt": 1}
+
+
+@pytest.mark.parametrize("how", ["lost", "failed"])
+def test_an_ingest_that_fails_for_good_rejects_its_version(db: Database, how: str):
+    with db.write() as tx:
+        tx.add(Tenant(id=TENANT, name=TENANT, created_at=0.0))
+        tx.flush()
+        tx.add(
+            DatasetVersion(
+                tenant_id=TENANT,
+                name="photos",
+                version=1,
+                kind="images",
+                status="ingesting",
+                files=[],
+                list_digest="",
+                classes=[],
+                refused=[],
+                paths={},
+                created_at=0.0,
+            )
+        )
+    ticket = started(db, "job_1", kind="ingest", cpus=0, max_retries=0, config={"name": "photos", "version": 1})
+    with db.write() as tx:
+        if how == "lost":
+            queue.lost(tx, ticket, "gone")
+        else:
+            queue.fail(tx, ticket, ErrorType.STORAGE, "gone")
+    with db.read() as tx:
+        version = tx.get_one(DatasetVersion, (TENANT, "photos", 1))
+    assert (version.status, version.error) == ("rejected", "the ingest failed: gone")
 
 
 def test_an_error_of_its_own_is_retried_after_a_pause_until_max_retries(db: Database):

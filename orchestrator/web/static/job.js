@@ -98,7 +98,7 @@ const HANDLERS = {
     drawSoon();
   },
   status(event) {
-    if (event.resumed_from !== undefined) { // what lay beyond was dropped and comes again
+    if (event.resumed_from != null) { // what lay beyond was dropped and comes again
       for (const curve of curves.values()) {
         const keep = curve.steps.filter((step) => step <= event.resumed_from).length;
         curve.steps.length = curve.values.length = keep;
