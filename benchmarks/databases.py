@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import insert
 
@@ -43,19 +44,29 @@ def both_databases() -> Iterator[dict[str, str]]:
             postgres.stop()
 
 
-def fill_queue(db: Database, count: int, *, cpus: int = 1) -> None:
-    """Queue `count` jobs as bare rows, and give the ledger room for all of them."""
+def make_room(db: Database) -> None:
+    """A tenant for bare rows, and a ledger with room for all jobs."""
     with db.write() as tx:
         queue.set_room(tx, cpus=10**6, gpus=0)
         if tx.get(Tenant, TENANT) is None:
             tx.add(Tenant(id=TENANT, name=TENANT, created_at=0.0))
-    shared = {
-        "tenant_id": TENANT, "kind": "train", "method": "metastyle", "task": "train", "name": "bench", "config": {},
-        "datasets": {}, "cpus": cpus, "gpus": 0, "workers": 1, "seed": 0, "publish_as": "bench", "tags": {},
-        "priority": 0, "max_retries": 2, "keep_checkpoints": 3, "status": "queued", "attempt": 0, "charged": 0,
-        "events": 1, "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0, "created_at": 0.0,
-    }  # fmt: skip
+
+
+def queued_job(**changes: Any) -> dict[str, Any]:
+    """The row of a queued job."""
+    return {
+        "id": new_id("job"), "tenant_id": TENANT, "kind": "train", "method": "metastyle", "task": "train",
+        "name": "bench", "config": {}, "datasets": {}, "cpus": 1, "gpus": 0, "workers": 1, "seed": 0,
+        "publish_as": "bench", "tags": {}, "priority": 0, "max_retries": 2, "keep_checkpoints": 3, "status": "queued",
+        "attempt": 0, "charged": 0, "events": 1, "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0,
+        "created_at": 0.0,
+    } | changes  # fmt: skip
+
+
+def fill_queue(db: Database, count: int) -> None:
+    """Queue `count` jobs as bare rows."""
+    make_room(db)
     for start in range(0, count, 5000):
-        rows = [shared | {"id": new_id("job")} for _ in range(start, min(start + 5000, count))]
+        rows = [queued_job() for _ in range(start, min(start + 5000, count))]
         with db.write() as tx:
             tx.execute(insert(Job), rows)

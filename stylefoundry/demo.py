@@ -39,7 +39,7 @@ TRAIN = SHARED | {
     "checkpoint_every": 50,
     "preview_every": 50,
 }
-ADAPT = SHARED | {"style_size": 256, "steps": 350, "checkpoint_every": 175, "preview_every": 50, "preview_images": 2}
+ADAPT = SHARED | {"style_size": 256, "steps": 400, "checkpoint_every": 200, "preview_every": 50, "preview_images": 2}
 
 
 def demo(

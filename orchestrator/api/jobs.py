@@ -38,8 +38,10 @@ def submit(body: JobCreate, caller: Caller, services: Here, response: Response, 
     with services.db.write() as tx:  # committed when the block ends, so before the 201 leaves
         made = made_before(tx, caller.tenant, key, status=201, resource=job_id)
         if made is None:
-            jobs.submit(tx, new_job(tx, job_id, caller.tenant, body, info, services.catalogue))
-        answer = _view(tx, find(tx, caller.tenant, made or job_id))
+            job = jobs.submit(tx, new_job(tx, job_id, caller.tenant, body, info, services.catalogue))
+        else:
+            job = find(tx, caller.tenant, made)
+        answer = _view(tx, job)
     services.bus.wake()
     response.headers["Location"] = f"/v1/jobs/{answer.id}"
     return answer
@@ -109,8 +111,10 @@ def retry(
         parent = find(tx, caller.tenant, id)
         made = made_before(tx, caller.tenant, key, status=201, resource=job_id)
         if made is None:
-            jobs.submit(tx, retried_job(tx, job_id, parent, body or Retry.model_validate({}), services.catalogue))
-        answer = _view(tx, find(tx, caller.tenant, made or job_id))
+            job = jobs.submit(tx, retried_job(tx, job_id, parent, body or Retry.model_validate({}), services.catalogue))
+        else:
+            job = find(tx, caller.tenant, made)
+        answer = _view(tx, job)
     services.bus.wake()
     response.headers["Location"] = f"/v1/jobs/{answer.id}"
     return answer

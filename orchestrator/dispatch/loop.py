@@ -21,7 +21,7 @@ from orchestrator.dispatch.cluster import Cluster, RayAway
 from orchestrator.dispatch.reap import Reaper
 from orchestrator.dispatch.sweep import Sweeper
 from orchestrator.dispatch.warm import WarmPool
-from orchestrator.objects import OUTAGES, Objects
+from orchestrator.objects import OUTAGES, REFUSALS, Objects
 from orchestrator.settings import Settings
 from orchestrator.store import queue
 from orchestrator.store.database import Database, is_outage
@@ -31,6 +31,10 @@ log = structlog.get_logger()
 TURN_S = 1.0
 ROOM_EVERY_S = 5.0
 RECONNECT_EVERY_S = 1.0
+ONE_MACHINE = (
+    "no job is started: workers on another machine cannot reach an SQLite file; set STYLEFOUNDRY_DATABASE_URL to a "
+    "PostgreSQL, or use a Ray of one node"
+)
 
 
 class Dispatcher:
@@ -86,7 +90,7 @@ class Dispatcher:
                 raise
             log.warning("database_away", duty=duty, error=str(error.__cause__ or error).strip())
             self._reaper.interrupted()
-        except OUTAGES as error:
+        except (*OUTAGES, *REFUSALS) as error:
             log.warning("object_store_away", duty=duty, error=str(error))
         else:
             return True
@@ -104,12 +108,10 @@ class Dispatcher:
             return
         self._next_room = time.monotonic() + ROOM_EVERY_S
         found = self._cluster.capacity()
-        if self._db.is_sqlite and found.nodes > 1:
-            raise RuntimeError(
-                f"Ray has {found.nodes} nodes, but database_url is an SQLite file, which serves one machine: "
-                "use PostgreSQL (STYLEFOUNDRY_DATABASE_URL=postgresql+psycopg://…) or a Ray of one node"
-            )
         cpus = self._settings.cpus if self._settings.cpus is not None else found.cpus
         gpus = self._settings.gpus if self._settings.gpus is not None else found.gpus
+        if self._db.is_sqlite and found.nodes > 1:
+            log.error("sqlite_serves_one_machine", nodes=found.nodes, advice=ONE_MACHINE)
+            cpus = gpus = 0
         with self._db.write() as tx:
             queue.set_room(tx, cpus=cpus, gpus=gpus)

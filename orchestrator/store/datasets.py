@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import Row, Table, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from orchestrator.ids import new_id
@@ -57,6 +57,16 @@ class Pin(NamedTuple):
     def reference(self) -> dict[str, Any]:
         """What a job keeps of it."""
         return {"name": self.name, "version": self.version, "hash": self.hash, "prefix": self.prefix}
+
+
+# Built once: every submit asks.
+_columns = cast(Table, DatasetVersion.__table__).c
+_pins = select(*(_columns[field] for field in Pin._fields)).where(
+    _columns.tenant_id == bindparam("tenant"), _columns.name == bindparam("name")
+)
+_ready_first = case((_columns.status == "ready", 0), else_=1)
+NEWEST_READY = _pins.order_by(_ready_first, _columns.version.desc()).limit(1)
+ONE_VERSION = _pins.where(_columns.version == bindparam("version"))
 
 
 def known_blobs(tx: Session, tenant: str, digests: Iterable[str]) -> set[str]:
@@ -157,13 +167,8 @@ def page(tx: Session, tenant: str, *, after: str | None, limit: int) -> Sequence
 
 def pin(tx: Session, tenant: str, name: str, version: int | None) -> Pin | None:
     """The version that a job means; without a number the newest ready one, else the newest there is."""
-    query = select(*(getattr(DatasetVersion, column) for column in Pin._fields)).where(
-        DatasetVersion.tenant_id == tenant, DatasetVersion.name == name
-    )
-    if version is not None:
-        query = query.where(DatasetVersion.version == version)
-    ready_first = case((DatasetVersion.status == "ready", 0), else_=1)
-    row = tx.execute(query.order_by(ready_first, DatasetVersion.version.desc()).limit(1)).one_or_none()
+    query = NEWEST_READY if version is None else ONE_VERSION
+    row = tx.execute(query, {"tenant": tenant, "name": name, "version": version}).one_or_none()
     return None if row is None else Pin(*row)
 
 

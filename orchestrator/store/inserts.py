@@ -9,13 +9,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 
-def conflict_insert(tx: Session, table: Any) -> Any:
+def conflict_insert(dialect: str, table: Any) -> Any:
     """An insert into `table` that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table.__table__)
 
 
 def insert_missing(tx: Session, table: Any, rows: Sequence[Mapping[str, Any]], *, unique: Sequence[str]) -> None:
     """Insert rows; what is there already under the same `unique` columns stays as it is."""
     for row in rows:
-        tx.execute(conflict_insert(tx, table).values(**row).on_conflict_do_nothing(index_elements=unique))
+        insert = conflict_insert(tx.get_bind().dialect.name, table)
+        tx.execute(insert.values(**row).on_conflict_do_nothing(index_elements=unique))

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, insert, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.orm import Session
 
 from orchestrator.ids import is_id
 from orchestrator.states import Phase, Status, phase_of
@@ -82,8 +95,36 @@ class Room(NamedTuple):
     gpus: int
 
 
+# Built once: to put a statement together takes SQLAlchemy longer than the database takes to run it.
+_jobs = cast(Table, Job.__table__)
+INSERT_JOB = insert(_jobs).values(created_at=db_now()).returning(_jobs.c.created_at)
+INSERT_TAG = insert(cast(Table, JobTag.__table__))
+_ledger = cast(Table, Ledger.__table__)
+_facts = ("cpus", "gpus", "cpus_taken", "gpus_taken", "seen_at")
+CLUSTER = select(db_now(), *(_ledger.c[fact] for fact in _facts)).select_from(
+    select(literal(1)).subquery().outerjoin(_ledger, true())
+)
+
+
+def _ahead() -> Select[str, int]:
+    """How many queued training jobs of all tenants come before each of `job_ids`, counted up to a limit."""
+    me, other = _jobs.alias("me"), _jobs.c
+
+    def counted(condition: ColumnElement[bool]) -> Any:
+        queued = (other.status == Status.QUEUED.value, other.kind == "train")
+        found = select(other.id).where(*queued, condition).limit(COUNTED_AHEAD + 1).correlate(me)
+        return select(func.count()).select_from(found.subquery()).scalar_subquery()
+
+    more_urgent = counted(other.priority > me.c.priority)
+    older = counted(and_(other.priority == me.c.priority, other.id < me.c.id))
+    return select(me.c.id, more_urgent + older).where(me.c.id.in_(bindparam("job_ids", expanding=True)))
+
+
+AHEAD = _ahead()
+
+
 def submit(tx: Session, new: NewJob) -> Job:
-    """Queue a job: its row, its tags, its first event."""
+    """Queue a job: its row, its tags, its first event. The job that is returned belongs to no session."""
     values = {
         "id": new.id,
         "tenant_id": new.tenant,
@@ -115,12 +156,10 @@ def submit(tx: Session, new: NewJob) -> Job:
         "step": new.start_from["step"] if new.start_from else 0,
         "total_steps": new.total_steps,
         "running_s": 0.0,
-        "created_at": db_now(),
     }
-    given = {column: value for column, value in values.items() if value is not None}  # None would be JSON's null
-    job = tx.scalars(insert(Job).values(**given).returning(Job)).one()
+    job = Job(**values, created_at=tx.scalar(INSERT_JOB, values))
     if new.tags:
-        tx.execute(insert(JobTag), [{"job_id": new.id, "key": k, "value": v} for k, v in new.tags.items()])
+        tx.execute(INSERT_TAG, [{"job_id": new.id, "key": key, "value": value} for key, value in new.tags.items()])
     queued = {"status": Status.QUEUED.value, "phase": phase_of(Status.QUEUED).value, "reason": "submitted"}
     events.append(tx, new.id, 0, 1, [NewEvent("status", queued)])
     return job
@@ -161,39 +200,22 @@ def _waiting(tx: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
     queued = [job for job in jobs if job.status == Status.QUEUED]
     if not queued:
         return waiting
-    ledger = tx.scalars(select(Ledger)).one_or_none()
-    now = tx.scalar(select(db_now())) or 0.0
-    for job_id, ahead in tx.execute(_ahead([job.id for job in queued])).all():
-        job = next(job for job in queued if job.id == job_id)
-        position = ahead + 1 if ahead <= COUNTED_AHEAD else None
-        waiting[job_id] = Waiting(_reason(job, ledger, now), position)
+    cluster = tx.execute(CLUSTER).one()
+    ahead = {row[0]: row[1] for row in tx.execute(AHEAD, {"job_ids": [job.id for job in queued]})}
+    for job in queued:
+        position = ahead[job.id] + 1 if ahead[job.id] <= COUNTED_AHEAD else None
+        waiting[job.id] = Waiting(_reason(job, cluster), position)
     return waiting
 
 
-def _reason(job: Job, ledger: Ledger | None, now: float) -> str:
+def _reason(job: Job, cluster: Any) -> str:
+    now, cpus, gpus, cpus_taken, gpus_taken, seen_at = cluster
     if job.not_before > now:
         return "backoff"
-    if ledger is None or now - ledger.seen_at > CLUSTER_SEEN_S:
+    if seen_at is None or now - seen_at > CLUSTER_SEEN_S:
         return "cluster"
-    fits = (
-        job.cpus * job.workers <= ledger.cpus - ledger.cpus_taken
-        and job.gpus * job.workers <= ledger.gpus - ledger.gpus_taken
-    )
+    fits = job.cpus * job.workers <= cpus - cpus_taken and job.gpus * job.workers <= gpus - gpus_taken
     return "queue" if fits else "room"
-
-
-def _ahead(job_ids: Sequence[str]) -> Select[str, int]:
-    """How many queued jobs of all tenants come before each of these, counted up to a limit."""
-    me = aliased(Job)
-
-    def counted(condition: ColumnElement[bool]) -> Any:
-        queued = (Job.status == Status.QUEUED, Job.kind == "train")
-        found = select(Job.id).where(*queued, condition).limit(COUNTED_AHEAD + 1).correlate(me)
-        return select(func.count()).select_from(found.subquery()).scalar_subquery()
-
-    more_urgent = counted(Job.priority > me.priority)
-    older = counted(and_(Job.priority == me.priority, Job.id < me.id))
-    return select(me.id, more_urgent + older).where(me.id.in_(job_ids))
 
 
 def _etas(tx: Session, job_ids: Sequence[str]) -> dict[str, float]:
@@ -211,8 +233,8 @@ def _etas(tx: Session, job_ids: Sequence[str]) -> dict[str, float]:
 
 def room(tx: Session) -> Room | None:
     """What the cluster has; None as long as no dispatcher has seen one."""
-    row = tx.execute(select(Ledger.cpus, Ledger.gpus)).one_or_none()
-    return Room(*row) if row is not None and row.cpus + row.gpus > 0 else None
+    _, cpus, gpus, *_ = tx.execute(CLUSTER).one()
+    return Room(cpus, gpus) if cpus or gpus else None
 
 
 def start_of_retry(tx: Session, parent: Job) -> dict[str, Any] | None:

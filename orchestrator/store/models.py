@@ -68,7 +68,9 @@ def versions(tx: Session, tenant: str, name: str, *, before: int | None, limit: 
 
 def set_alias(tx: Session, tenant: str, name: str, alias: str, version: int) -> None:
     """Let `alias` point to a version, wherever it pointed before."""
-    insert = conflict_insert(tx, ModelAlias).values(tenant_id=tenant, name=name, alias=alias, version=version)
+    insert = conflict_insert(tx.get_bind().dialect.name, ModelAlias).values(
+        tenant_id=tenant, name=name, alias=alias, version=version
+    )
     tx.execute(insert.on_conflict_do_update(index_elements=["tenant_id", "name", "alias"], set_={"version": version}))
 
 

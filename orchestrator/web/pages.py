@@ -16,7 +16,7 @@ from orchestrator.store.jobs import Filter
 from orchestrator.store.tables import Job
 from orchestrator.web.charts import curves
 from orchestrator.web.gallery import gallery, thumbnail
-from orchestrator.web.site import STATIC, Here, PageRoute, Visitor, render
+from orchestrator.web.site import STATIC, Here, PageRoute, Visitor, render, wants_part
 
 JOBS_SHOWN = 50
 LOG_EVENTS_SHOWN = 200
@@ -99,7 +99,7 @@ def job_list(
         "methods": used,
         "statuses": list(Status),
     }
-    template = "jobs_rows.html" if "HX-Request" in request.headers else "jobs.html"
+    template = "jobs_rows.html" if wants_part(request) else "jobs.html"
     return render(request, template, **values)
 
 
@@ -226,7 +226,7 @@ def model_file(services: Here, visitor: Visitor, name: str, version: int, path: 
 def dataset_list(request: Request, services: Here, visitor: Visitor) -> HTMLResponse:
     with services.db.read() as tx:
         found = datasets.page(tx, visitor.tenant, after=None, limit=MOST)
-    template = "datasets_rows.html" if "HX-Request" in request.headers else "datasets.html"
+    template = "datasets_rows.html" if wants_part(request) else "datasets.html"
     return render(request, template, datasets=found)
 
 

@@ -110,6 +110,11 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
 
+def wants_part(request: Request) -> bool:
+    """True when htmx asks for what has changed on a page; false for a page, also one that it goes back to."""
+    return request.headers.get("HX-Request-Type") == "partial"
+
+
 @cache
 def _templates() -> Environment:
     environment = Environment(

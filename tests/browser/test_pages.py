@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,17 @@ def test_the_list_can_be_narrowed_by_name_and_status(site: Site):
     expect(site.page.locator("#jobs")).to_contain_text("No job fits")
     site.page.reload()
     expect(site.page.locator("#jobs")).to_contain_text("No job fits")
+
+
+def test_going_back_from_a_narrowed_list_gives_the_whole_page(site: Site):
+    site.submit("meta")
+    site.submit("starry")
+    page = site.goto("/")
+    page.get_by_label("name").fill("star")
+    expect(page).to_have_url(re.compile("q=star"))
+    page.go_back()
+    expect(page.locator(".row")).to_have_count(2)
+    expect(page.get_by_role("link", name="Models")).to_be_visible()
 
 
 def test_a_running_job_moves_while_one_looks_at_it(site: Site):

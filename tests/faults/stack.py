@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from orchestrator.embedded import stack
+from orchestrator.embedded.ports import free_port
 from stylefoundry import Client
 from stylefoundry.types import Job
 from tests import images
 from tests.waiting import wait_until
 
 START_S = 120.0
-STEPS = 120
+STEPS = 300
 CONFIG = {
     "steps": STEPS,
     "encoder": "random",
@@ -30,8 +31,8 @@ CONFIG = {
     "style_size": 32,
     "batch_size": 1,
     "meta_batch": 1,
-    "checkpoint_every": 20,
-    "preview_every": 60,
+    "checkpoint_every": 25,
+    "preview_every": 150,
 }
 
 
@@ -43,6 +44,7 @@ class Stack:
         self.environment = {"STYLEFOUNDRY_WARM_ENCODER": "random", "STYLEFOUNDRY_CPUS": "2"} | dict(environment or {})
 
     def up(self) -> None:
+        stack.find_or_create(self.folder, free_port())  # two first starts at once may not choose the same port
         self.command("up", "--detach", timeout_s=START_S)
 
     def down(self) -> None:
@@ -72,13 +74,10 @@ class Stack:
     def client(self) -> Client:
         return Client(data_dir=self.folder, patience_s=90)
 
-    def kill_part(self, part: str) -> None:
-        os.kill(self.status()["parts"][part]["pid"], signal.SIGKILL)
-
-    def kill_supervisor(self) -> None:
-        pid = self.status()["pid"]
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not psutil.pid_exists(pid), 10, "the supervisor is gone")
+    def pid_of(self, part: str) -> int:
+        """Of a part, or of the supervisor. Ask before the moment comes: the command takes a second."""
+        status = self.status()
+        return int(status["pid"] if part == "supervisor" else status["parts"][part]["pid"])
 
     # --- work for it ---
 
@@ -142,7 +141,25 @@ class Stack:
         terms = [s for s in series if not s.name.startswith("validation_")]
         assert {s.name for s in terms} >= {"style_loss", "content_loss"}
         for one in terms:
-            assert [step for step, _ in one.points] == list(range(1, STEPS + 1)), one.name
+            assert [step for step, _ in one.points] == list(range(1, job.progress.total_steps + 1)), one.name
         ids = [event.id for event in events]
         assert ids == list(range(1, len(ids) + 1))
         assert [e.event for e in events if e.event == "status"][-1] == events[-1].event == "status"
+
+
+@contextmanager
+def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Stack]:
+    """A stack with pictures pushed, for as long as the block lasts."""
+    started = Stack(folder, environment)
+    started.up()
+    try:
+        started.push_pictures()
+        yield started
+    finally:
+        started.down()
+
+
+def stay_away(seconds: float) -> None:
+    """Let time pass: an outage is a length of time, there is no event to wait for."""
+    ends_at = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > ends_at, seconds + 5, "the outage is over")

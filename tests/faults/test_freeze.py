@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psutil
 import psycopg
 import pytest
 import redis
 
-from tests.conftest import Bucket
-from tests.faults.stack import Stack
+from tests.faults.stack import Stack, running, stay_away
 from tests.servers import PostgresServer, S3Server, ValkeyServer
 from tests.waiting import wait_until
 
@@ -24,32 +22,11 @@ MIDDLE = 30
 
 
 @pytest.fixture
-def stack(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgresql_url: str,
-    postgres_server: PostgresServer,
-    valkey_server: ValkeyServer,
-    s3: Bucket,
-) -> Iterator[Stack]:
-    """API, dispatcher and Ray of the embedded stack on PostgreSQL, Valkey and S3 that the test can take away."""
-    _let_the_clock_be_set(postgresql_url)
-    environment = {
-        "STYLEFOUNDRY_DATABASE_URL": postgresql_url,
-        "STYLEFOUNDRY_REDIS_URL": valkey_server.url,
-        "STYLEFOUNDRY_S3_URL": s3.url,
-        "STYLEFOUNDRY_S3_BUCKET": s3.name,
-        "STYLEFOUNDRY_S3_ACCESS_KEY": s3.access_key,
-        "STYLEFOUNDRY_S3_SECRET_KEY": s3.secret_key,
-        "STYLEFOUNDRY_LEASE_S": str(LEASE_S),
-        "STYLEFOUNDRY_RENEW_S": "0.2",
-    }
-    stack = Stack(tmp_path_factory.mktemp("freeze") / "data", environment)
-    stack.up()
-    stack.push_pictures()
-    yield stack
-    postgres_server.thaw()
-    postgres_server.start()
-    stack.down()
+def stack(external: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """On stores that the test can take away, with leases short enough to be outlived."""
+    short = {"STYLEFOUNDRY_LEASE_S": str(LEASE_S), "STYLEFOUNDRY_RENEW_S": "0.2"}
+    with running(tmp_path_factory.mktemp("freeze") / "data", external | short) as stack:
+        yield stack
 
 
 def test_frozen_workers_missing_stores_and_jumping_clocks_do_no_harm(
@@ -102,8 +79,8 @@ def _an_object_store_that_is_away_for_leases_costs_no_attempt(stack: Stack, s3: 
     submitted = stack.submit("no-s3")
     stack.wait_for_step(submitted.id, MIDDLE)
     s3.kill()
-    stack.wait_for_step(submitted.id, MIDDLE + 60)
-    _stay_away(3 * LEASE_S)
+    stack.wait_for_step(submitted.id, MIDDLE + 100)
+    stay_away(3 * LEASE_S)
     s3.start()
     _assert_untouched(stack, submitted.id, untouched)
 
@@ -112,7 +89,7 @@ def _a_database_that_is_away_for_leases_costs_no_attempt(stack: Stack, sql: Post
     submitted = stack.submit("no-sql")
     stack.wait_for_step(submitted.id, MIDDLE)
     sql.kill()
-    _stay_away(3 * LEASE_S)
+    stay_away(3 * LEASE_S)
     sql.start()
     _assert_untouched(stack, submitted.id, untouched)
 
@@ -130,23 +107,3 @@ def _assert_untouched(stack: Stack, job_id: str, untouched: str) -> None:
     assert job.attempt == 1
     stack.assert_every_step_once(job)
     assert stack.model_bytes_digest(job) == untouched
-
-
-def _stay_away(seconds: float) -> None:
-    """Let time pass: an outage is a length of time, there is no event to wait for."""
-    started = time.monotonic()
-    wait_until(lambda: time.monotonic() - started > seconds, seconds + 5, "the outage is over")
-
-
-def _let_the_clock_be_set(url: str) -> None:
-    """A `clock_timestamp()` in front of PostgreSQL's own, with an offset that a test can change."""
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA clock")
-        connection.execute("CREATE TABLE clock.offset_s (value double precision)")
-        connection.execute("INSERT INTO clock.offset_s VALUES (0)")
-        connection.execute(
-            "CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
-            "'SELECT pg_catalog.clock_timestamp() + make_interval(secs => (SELECT value FROM clock.offset_s))'"
-        )
-        name = connection.info.dbname
-        connection.execute(f"ALTER DATABASE {name} SET search_path = clock, pg_catalog, public")

@@ -21,10 +21,8 @@ class Proxy:
         self._target = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connections = 0
         self.busy_answers = 0  # how many connections get a 503 first
         self.drops = 0  # how many connections are closed unanswered, after the request has reached the target
-        self.cut_after_bytes: int | None = None  # of an answer
         self._pairs: set[socket.socket] = set()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -34,7 +32,7 @@ class Proxy:
             _close(end)
 
     def close(self) -> None:
-        self._listener.close()
+        _close(self._listener)
         self.cut()
 
     def _accept(self) -> None:
@@ -43,34 +41,29 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:  # closed
                 return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            busy, drop = self.busy_answers > 0, self.drops > 0
+            self.busy_answers -= busy
+            self.drops -= drop and not busy
+            threading.Thread(target=self._serve, args=(client, busy, drop), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
-        if self.busy_answers > 0:
-            self.busy_answers -= 1
+    def _serve(self, client: socket.socket, busy: bool, drop: bool) -> None:
+        if busy:
             client.recv(CHUNK_BYTES)
             client.sendall(b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             _close(client)
             return
-        drop = self.drops > 0
-        self.drops -= drop
         server = socket.create_connection(self._target)
         ends = {client, server}
         self._pairs |= ends
-        threading.Thread(target=self._pass_on, args=(client, server, None, False), daemon=True).start()
-        self._pass_on(server, client, 0 if drop else self.cut_after_bytes, drop)
+        threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+        self._pass_on(server, client, deaf=drop)
         self._pairs -= ends
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, limit: int | None, drop: bool) -> None:
-        passed = 0
+    def _pass_on(self, source: socket.socket, sink: socket.socket, *, deaf: bool = False) -> None:
+        """Until one side closes; deaf: until `source` says something, of which `sink` hears nothing."""
         with suppress(OSError):  # the other side or `cut` was faster
-            while data := source.recv(CHUNK_BYTES):
-                part = data if limit is None else data[: limit - passed]
-                sink.sendall(part)
-                passed += len(part)
-                if limit is not None and passed >= limit:
-                    break
+            while (data := source.recv(CHUNK_BYTES)) and not deaf:
+                sink.sendall(data)
         _close(source)
         _close(sink)
 

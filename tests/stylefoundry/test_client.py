@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bus import Bus
 from orchestrator.objects import Objects, upload_key
 from orchestrator.settings import Settings
 from orchestrator.store import queue
@@ -80,7 +81,7 @@ def begun(db: Database) -> Ticket:
     return claimed.ticket
 
 
-def tell(db: Database, ticket: Ticket, step: int) -> None:
+def tell(db: Database, bus: Bus, ticket: Ticket, step: int) -> None:
     """A worker's batch with one point and one line."""
     batch = Batch(
         step=step,
@@ -89,6 +90,7 @@ def tell(db: Database, ticket: Ticket, step: int) -> None:
     )
     with db.write() as tx:
         assert queue.record(tx, ticket, batch, lease_s=60) is not None
+    bus.tell(ticket.job_id)
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_uploads_survive_connections_that_break(service_settings: Settings, serv
         with serving(public) as url, Client(url, ADMIN_KEY) as client, working(service_settings):
             store.drops = 4
             assert client.push_dataset("photos", photos).count == 6
-    assert store.connections > 6
+            assert store.drops == 0
 
 
 def test_a_folder_that_cannot_be_pushed_is_told_before_anything_is_sent(client: Client, tmp_path: Path):
@@ -267,8 +269,9 @@ def test_a_service_that_stays_busy_is_an_error_with_its_status(proxy: Proxy):
 
 @pytest.mark.usefixtures("datasets")
 def test_followed_events_have_no_gap_and_no_repeat_however_often_the_stream_is_cut(
-    through: Client, proxy: Proxy, db: Database
+    through: Client, proxy: Proxy, db: Database, redis_url: str
 ):
+    bus = Bus(redis_url)
     job = train(through)
     ticket = begun(db)
     seen: list[int] = []
@@ -282,11 +285,12 @@ def test_followed_events_have_no_gap_and_no_repeat_however_often_the_stream_is_c
     thread = threading.Thread(target=follow)
     thread.start()
     for step in range(1, 7):
-        tell(db, ticket, step)
+        tell(db, bus, ticket, step)
         wait_until(lambda step=step: step in values, 20, f"the client has seen step {step}")
         proxy.cut()
     with db.write() as tx:
         assert queue.fail(tx, ticket, queue.ErrorType.DIVERGED, "style_loss is nan") is not None
+    bus.tell(job.id)
     thread.join(20)
     assert not thread.is_alive(), "the stream ends with the job"
     assert seen == list(range(1, len(seen) + 1))

@@ -44,11 +44,11 @@ function drawMarks(plot) {
 function plotOf(box, color, width) {
   const css = getComputedStyle(document.body);
   const axis = { stroke: css.getPropertyValue("color"), grid: { stroke: "#8883", width: 1 }, ticks: { show: false }, size: 30 };
-  const short = (plot, values) => values.map((v) => (v == null ? "" : Math.abs(v) >= 1e4 || (v && Math.abs(v) < 1e-3) ? v.toExponential(0) : String(+v.toPrecision(4))));
+  const text = (v) => (v == null ? "" : v && (Math.abs(v) >= 1e5 || Math.abs(v) < 1e-4) ? v.toExponential(1) : String(+v.toPrecision(4)));
   return new uPlot({
     width, height: 190, legend: { show: false }, cursor: { sync: { key: "job" }, y: false },
     scales: { x: { time: false }, y: { distr: byId("log-y").checked ? 3 : 1 } },
-    axes: [axis, { ...axis, size: 52, values: short }],
+    axes: [axis, { ...axis, size: 62, values: (plot, values) => values.map(text) }],
     series: [{}, { stroke: color + "55", width: 1, points: { show: false } }, { stroke: color, width: 2, points: { show: false } }],
     hooks: { draw: [drawMarks] },
   }, [[], [], []], box);
