@@ -13,7 +13,7 @@ SERVICE_CORE, OTHER_CORE = 0, 1  # the second one for clients, databases and eve
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """This process and what it starts run on one core as long as the block lasts; nothing happens where there is none."""
+    """This process and what it starts run on one core as long as the block lasts, if there are several."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core} & before or before)
     try:
@@ -31,7 +31,7 @@ def busy() -> str:
 def cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds that these processes have taken so far."""
     taken = [psutil.Process(pid).cpu_times() for pid in pids]
-    return sum(times.user + times.system for times in taken)
+    return float(sum(times.user + times.system for times in taken))
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from minio.error import InvalidResponseError, S3Error
 from orchestrator.settings import Settings
 
 PART_BYTES = 16 * 1024 * 1024
+SETTLE_S = 10.0
 # rclone calls its error documents `text/xml`, which the SDK takes for no error document at all.
 REFUSALS = (S3Error, InvalidResponseError)
 OUTAGES = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
@@ -65,6 +67,7 @@ class Objects:
         self._client.put_object(
             bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data), content_type=content_type
         )
+        self._settle(key, len(data))
 
     def put_file(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         self._client.fput_object(
@@ -74,6 +77,21 @@ class Objects:
             content_type=content_type,
             part_size=PART_BYTES,
         )
+        self._settle(key, path.stat().st_size)
+
+    def _settle(self, key: str, size: int) -> None:
+        """Return once readers see what was written: rclone confirms a `PUT` a moment before (seen: up to a second)."""
+        deadline = time.monotonic() + SETTLE_S
+        while (seen := self._size_shown(key)) != size:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"{key}: {size} bytes were written, the object store still shows {seen}")
+            time.sleep(0.02)
+
+    def _size_shown(self, key: str) -> int | None:
+        try:
+            return self.size(key)
+        except Missing:
+            return None
 
     def get(self, key: str, *, sha256: str | None = None) -> bytes:
         """All bytes of an object. Raises Missing, Corrupt (against `sha256`), or one of OUTAGES."""

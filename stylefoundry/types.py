@@ -144,6 +144,7 @@ class Dataset:
     classes: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     error: str | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ class Model:
     task: str
     aliases: list[str] = field(default_factory=list)
     files: list[ModelFile] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
 
 

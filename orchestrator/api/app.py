@@ -24,8 +24,9 @@ from orchestrator.api import (
     session,
     stylize,
 )
+from orchestrator.api.limits import BodyLimitMiddleware
 from orchestrator.api.news import News
-from orchestrator.api.schemas import PROBLEM_SCHEMA, SMALL_BODY
+from orchestrator.api.schemas import PROBLEM_SCHEMA
 from orchestrator.api.services import Services
 from orchestrator.api.traffic import Traffic, TrafficMiddleware
 from orchestrator.bus import Bus
@@ -55,13 +56,13 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         redirect_slashes=False,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
-        max_body_size=SMALL_BODY,
         telemetry={"tracing": False, "metrics": False},
     )
     app.state.settings = settings
     app.state.registry = registry
+    app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(TrafficMiddleware, traffic=Traffic(registry))
     errors.install(app)
     for noun in (jobs, events, history, datasets, models, stylize, methods, keys, session, health, pages):

@@ -11,7 +11,6 @@ from orchestrator.api.auth import Caller
 from orchestrator.api.idempotency import IdempotencyKey, made_before
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import (
-    LARGE_BODY,
     WRITES,
     FilePath,
     Given,
@@ -96,7 +95,7 @@ class DatasetView(View):
     created_at: Instant
 
 
-@router.post("/{name}/uploads", responses=problems(*WRITES), max_body_size=LARGE_BODY)
+@router.post("/{name}/uploads", responses=problems(*WRITES))
 def offer_files(name: NamePath, body: Uploads, caller: Caller, services: Here) -> UploadsView:
     """Which of these files are there already, and where to send the others; answers in the same order.
 
@@ -114,7 +113,7 @@ def offer_files(name: NamePath, body: Uploads, caller: Caller, services: Here) -
     return UploadsView(files=[answer(file) for file in body.files])
 
 
-@router.post("/{name}/versions", status_code=202, responses=problems(*WRITES), max_body_size=LARGE_BODY)
+@router.post("/{name}/versions", status_code=202, responses=problems(*WRITES))
 def commit_version(
     name: NamePath,
     body: VersionCreate,

@@ -83,7 +83,6 @@ def _http(request: Request, error: Exception) -> Response:
     details = {
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is no method of {request.url.path}",
-        413: "the body is larger than this resource takes",
     }
     detail = details.get(error.status_code, str(error.detail))
     return respond(kind(detail, headers=error.headers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field
 
 from orchestrator.api.schemas import FilePath, Given, Instant, Int64, Name, Reference, Text, View
 from orchestrator.states import phase_of
@@ -13,7 +13,7 @@ from orchestrator.store.tables import Job
 
 MOST_TAGS = 32
 TagValue = Annotated[Text, Field(max_length=256)]
-Config = dict[Text, JsonValue]
+Config = dict[Text, Any]  # the task's schema decides
 
 
 def _one_worker(workers: int) -> int:
@@ -59,8 +59,8 @@ class JobCreate(Given):
     max_retries: int = Field(2, ge=0, le=100)
     timeout_s: float | None = Field(None, gt=0, le=1e9, description="running time over all attempts, seconds")
     keep_checkpoints: int = Field(3, ge=1, le=1000)
-    depends_on: Annotated[list[JsonValue], AfterValidator(_no_dependencies)] = Field([], description="must be empty")
-    webhook: Annotated[JsonValue, AfterValidator(_no_webhook)] = Field(None, description="must be null")
+    depends_on: Annotated[list[Any], AfterValidator(_no_dependencies)] = Field([], description="must be empty")
+    webhook: Annotated[Any, AfterValidator(_no_webhook)] = Field(None, description="must be null")
 
 
 class Retry(Given):

@@ -12,9 +12,6 @@ from orchestrator.problems import ALL, MEDIA_TYPE
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$"
-MIB = 1024 * 1024
-SMALL_BODY = MIB
-LARGE_BODY = 32 * MIB  # lists of files, pictures
 
 
 class Given(BaseModel):

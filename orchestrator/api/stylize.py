@@ -13,7 +13,7 @@ from PIL import Image
 
 from orchestrator.api.auth import Caller
 from orchestrator.api.models import VersionPath, found
-from orchestrator.api.schemas import LARGE_BODY, WRITES, NamePath, problems
+from orchestrator.api.schemas import WRITES, NamePath, problems
 from orchestrator.api.services import Here, Services
 from orchestrator.catalogue import InvalidConfig, TaskInfo
 from orchestrator.ids import new_id
@@ -35,7 +35,6 @@ PICTURE = {"schema": {"type": "string", "format": "binary"}}
         **problems(404, *WRITES),
         200: {"description": "the picture", "content": dict.fromkeys(FORMATS.values(), PICTURE)},
     },
-    max_body_size=LARGE_BODY,
 )
 def stylize(
     name: NamePath,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class Capacity(NamedTuple):
     nodes: int
 
 
+SETTLE_S = 1.5  # from Ray Client's first sign of life to a node that takes it
 CONCURRENT_CALLS = 8  # of one actor: `run`, and a `wait` from each dispatcher that watches it
 
 
@@ -47,6 +49,7 @@ class Cluster:
         self._address = settings.ray_address
         self._namespace = settings.ray_namespace
         self.connected = False
+        self._listens_since: float | None = None  # monotonic
 
     def connect(self) -> None:
         """Raises RayAway."""
@@ -59,12 +62,17 @@ class Cluster:
         self.connected = True
 
     def _knock(self) -> None:
-        """Ray Client takes half a minute to say that nobody listens."""
+        """Ray Client takes half a minute to say that nobody listens, or that it listens before its node is up."""
         where = urlsplit(self._address)
         try:
             socket.create_connection((where.hostname or "127.0.0.1", where.port or 10001), timeout=2).close()
         except OSError as error:
+            self._listens_since = None
             raise RayAway(f"{self._address}: {error}") from error
+        now = time.monotonic()
+        self._listens_since = now if self._listens_since is None else self._listens_since
+        if now - self._listens_since < SETTLE_S:
+            raise RayAway(f"{self._address} has just begun to listen")
 
     def disconnect(self) -> None:
         """Forget the connection; handles and references made over it are void."""

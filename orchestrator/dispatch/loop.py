@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 TURN_S = 1.0
 ROOM_EVERY_S = 5.0
-RECONNECT_EVERY_S = 1.0
+RECONNECT_EVERY_S = 0.9
 ONE_MACHINE = (
     "no job is started: workers on another machine cannot reach an SQLite file; set STYLEFOUNDRY_DATABASE_URL to a "
     "PostgreSQL, or use a Ray of one node"

@@ -17,8 +17,9 @@ import httpx2
 import pytest
 
 from orchestrator.bus import Bus
+from orchestrator.embedded.ports import free_port
 from orchestrator.settings import Settings
-from orchestrator.states import ErrorType, Move
+from orchestrator.states import Move
 from orchestrator.store import queue
 from orchestrator.store.queue import Batch, Ticket
 from tests.orchestrator.conftest import ADMIN_KEY, Api, pointers, problem
@@ -140,15 +141,11 @@ def test_checkpoints_samples_and_attempts_are_rows(api: Api):
     worker = Worker(api)
     worker.busy()
     with api.db.write() as tx:
-        queue.fail(tx, worker.ticket, ErrorType.INTERNAL, "it broke")
+        queue.lost(tx, worker.ticket, "its node is gone")
         queue.mark_damaged(tx, worker.job, 1, 3)
     (checkpoint,) = worker.get("checkpoints")["data"]
-    assert (checkpoint["step"], checkpoint["attempt"], checkpoint["status"], checkpoint["bytes"]) == (
-        3,
-        1,
-        "damaged",
-        5,
-    )
+    assert (checkpoint["step"], checkpoint["attempt"], checkpoint["bytes"]) == (3, 1, 5)
+    assert checkpoint["status"] == "damaged"
     assert [file["path"] for file in checkpoint["files"]] == ["weights.safetensors"]
     (sample,) = worker.get("samples")["data"]
     assert (sample["step"], sample["attempt"], sample["name"], sample["width"], sample["height"]) == (
@@ -156,11 +153,11 @@ def test_checkpoints_samples_and_attempts_are_rows(api: Api):
     )  # fmt: skip
     worker.begin(resumed_from=3)
     first, second = worker.get("attempts")["data"]
-    assert (first["attempt"], first["outcome"], first["node"], first["pid"]) == (1, "failed", "n", 1)
-    assert first["error"] == {"type": "internal", "message": "it broke", "attempt": 1}
+    assert (first["attempt"], first["outcome"], first["node"], first["pid"]) == (1, "lost", "n", 1)
+    assert first["error"] == {"type": "lost", "message": "its node is gone", "attempt": 1}
     assert (second["outcome"], second["resumed_from"], second["finished_at"]) == (None, 3, None)
     job = api.get(f"/v1/jobs/{worker.job}").json()
-    assert (job["attempt"], job["error"]["message"]) == (2, "it broke")
+    assert (job["attempt"], job["error"]["message"]) == (2, "its node is gone")
     for what, count in (("attempts", 2), ("samples", 1), ("checkpoints", 1)):
         assert len(worker.get(what, limit=1)["data"]) == 1
         assert (worker.get(what, limit=1)["next_cursor"] is None) == (count == 1)
@@ -201,7 +198,7 @@ def test_long_curves_keep_their_ends_and_every_spike(api: Api, max_points: int):
     values = {step: math.sin(step / 9) for step in range(1, 501)} | {77: 40.0, 78: -40.0, 333: 30.0}
     worker.record(points={"loss": list(values.items())})
     (series,) = worker.get("metrics", max_points=max_points)["data"]
-    points = {step: value for step, value in series["points"]}
+    points = dict(series["points"])
     assert list(points) == sorted(points)
     assert len(points) == len(series["points"]) <= max_points
     assert points.items() <= values.items(), "no point is made up"
@@ -318,8 +315,6 @@ def test_the_process_ends_at_once_also_while_streams_are_open(api: Api, settings
 @contextmanager
 def running(settings: Settings, described: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`python -m orchestrator.api` in a process of its own."""
-    from orchestrator.embedded.ports import free_port
-
     port = free_port()
     environment = {
         "STYLEFOUNDRY_DATABASE_URL": settings.database_url,
