@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
@@ -54,11 +54,8 @@ def main() -> None:
 
 def start(service: Service, *, task: str, name: str) -> Times:
     """A job of two steps, alone. name: of the model that a training makes, or that an adaptation starts from."""
-    config: dict[str, Any] = dict(SHORT)
-    if task == "train":
-        job = service.train(name, config)
-    else:
-        job = service.adapt(name, STYLE, config | {"preview_steps": []})
+    train = task == "train"
+    job = service.train(name, SHORT) if train else service.adapt(name, STYLE, SHORT | {"preview_steps": []})
     return times_of(service.client.wait(job.id), service.client.events(job.id))
 
 
@@ -67,9 +64,9 @@ def print_starts(kind: str, starts: Sequence[Times], budget: str) -> None:
         return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     print(
-        f"{kind}, {len(starts)} jobs, seconds from POST: claimed {span([t.claimed for t in starts])}, first step begins "
-        f"{span([t.begun for t in starts])} ({budget}), its metrics are there {span([t.stepped for t in starts])}; "
-        f"{busy()}",
+        f"{kind}, {len(starts)} jobs, seconds from POST: claimed {span([t.claimed for t in starts])}, the first step "
+        f"begins {span([t.begun for t in starts])} ({budget}), its metrics are there "
+        f"{span([t.stepped for t in starts])}; {busy()}",
         flush=True,
     )
 
@@ -90,7 +87,7 @@ def print_overhead(service: Service, pairs: int) -> None:
     }
     print(
         f"warm adaptation of {STEPS} steps over its bare gradient steps, median of {pairs} pairs: "
-        f"{ratios['wall_s'] - 1:+.1%} of the time from POST to published model, {ratios['cpu_s'] - 1:+.1%} of CPU time "
+        f"{wall - 1:+.1%} of the time from POST to published model, {cpu - 1:+.1%} of CPU time "
         f"(budget {OVERHEAD_BUDGET:.0%}); job {[round(c.wall_s, 1) for c in jobs]} s, bare "
         f"{[round(c.wall_s, 1) for c in bare]} s; {busy()}",
         flush=True,

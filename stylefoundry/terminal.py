@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -46,6 +46,9 @@ COLORS = {
     "lost": "red",
 }
 
+NEVER_BROKEN = ("JOB", "KEY", "STATUS", "STEP", "AGE")  # the first two are copied from
+PIPED_WIDTH = 200  # characters of a table that goes to no terminal
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -78,12 +81,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Cells may carry rich's markup: escape what a user named. A column `>speed` is aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        name = column.removeprefix(">")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in NEVER_BROKEN)
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else PIPED_WIDTH)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

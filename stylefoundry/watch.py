@@ -42,7 +42,8 @@ class View:
                 self.step = max(self.step, points[-1][0])
         elif event.event == "status":
             self.status = body["status"]
-            self.step = body.get("resumed_from", self.step)
+            if body.get("resumed_from") is not None:
+                self.step = body["resumed_from"]
             self.notes.append(f"{status_text(self.status)} {escape(_reason(body))}".rstrip())
         elif event.event == "checkpoint":
             self.notes.append(f"checkpoint of step {body['step']}")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.api.schemas import View
 from orchestrator.api.services import Here, Services
 from orchestrator.problems import MEDIA_TYPE, Unavailable
-from orchestrator.store import gauges
+from orchestrator.store import gauges, jobs
 
 router = APIRouter(tags=["health"])
 
@@ -120,7 +120,7 @@ async def _probe(ask: Callable[[], bool | None]) -> bool | None:
 def _cluster(services: Services) -> bool | None:
     try:
         with services.db.read() as tx:
-            return gauges.cluster_is_there(tx)
+            return jobs.cluster(tx).is_there
     except SQLAlchemyError:
         return None
 

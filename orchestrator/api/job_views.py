@@ -85,7 +85,7 @@ class WaitingView(View):
         description="queue: its turn comes; room: others hold what it needs; cluster: none was seen lately; "
         "backoff: it failed a moment ago; paused"
     )
-    position: int | None = Field(description="1 is next; null when paused, or with more than 1,000 ahead")
+    position: int | None = Field(description="1 is next; null when paused, or with more than 200 ahead")
 
 
 class ProgressView(View):

@@ -13,12 +13,12 @@ from orchestrator.api.job_views import JobCreate, JobView, Retry, view
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import WRITES, Text, problems
 from orchestrator.api.services import Here
-from orchestrator.api.submission import known_task, new_job, retried_job
+from orchestrator.api.submission import new_job, retried_job
 from orchestrator.ids import new_id
 from orchestrator.problems import NotFound, WrongState, invalid_field
 from orchestrator.states import GRANTED, Move, Status
 from orchestrator.store import jobs, queue
-from orchestrator.store.jobs import Filter
+from orchestrator.store.jobs import Cluster, Filter
 from orchestrator.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -33,15 +33,15 @@ def submit(body: JobCreate, caller: Caller, services: Here, response: Response, 
     References are pinned and the config is completed; the answer shows both. Once it is given the job cannot be lost.
     The same `Idempotency-Key` and body get the same job again.
     """
-    info = known_task(services.catalogue, body.method, body.task)
     job_id = new_id("job")
     with services.db.write() as tx:  # committed when the block ends, so before the 201 leaves
         made = made_before(tx, caller.tenant, key, status=201, resource=job_id)
+        cluster = jobs.cluster(tx)
         if made is None:
-            job = jobs.submit(tx, new_job(tx, job_id, caller.tenant, body, info, services.catalogue))
+            job = jobs.submit(tx, new_job(tx, job_id, caller.tenant, body, services.catalogue, cluster))
         else:
             job = find(tx, caller.tenant, made)
-        answer = _view(tx, job)
+        answer = _view(tx, job, cluster)
     services.bus.wake()
     response.headers["Location"] = f"/v1/jobs/{answer.id}"
     return answer
@@ -143,8 +143,8 @@ def _wish(services: Here, caller: Caller, job_id: str, move: Move) -> JobView:
     return answer
 
 
-def _view(tx: Session, job: Job) -> JobView:
-    return view(jobs.shown(tx, [job])[0])
+def _view(tx: Session, job: Job, cluster: Cluster | None = None) -> JobView:
+    return view(jobs.shown(tx, [job], cluster)[0])
 
 
 def _statuses(given: list[str]) -> list[str]:

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from orchestrator.catalogue import TaskInfo
 from orchestrator.problems import FieldProblem, invalid_field
-from orchestrator.store import datasets, jobs, models
+from orchestrator.store import datasets, models
 from orchestrator.store.datasets import Pin
+from orchestrator.store.jobs import Cluster
 
 STYLE_ROLE = "style"  # the dataset that `style_image` is a path in
 LATEST = "latest"
@@ -111,20 +112,19 @@ def pinned_base(tx: Session, tenant: str, info: TaskInfo, reference: str | None)
     }
 
 
-def resources(tx: Session, workers: int, cpus: int | None, gpus: int | None) -> Resources:
+def resources(cluster: Cluster, workers: int, cpus: int | None, gpus: int | None) -> Resources:
     """What each worker gets: by default a GPU where the cluster has one, and a core.
 
     Raises Invalid for what the cluster could never give; as long as nobody has seen a cluster everything is taken.
     """
-    room = jobs.room(tx)
     if gpus is None:
-        gpus = 1 if cpus is None and room is not None and room.gpus > 0 else 0
+        gpus = 1 if cpus is None and cluster.gpus else 0
     asked = Resources(workers, cpus or 1, gpus)
-    if room is None:
+    if not cluster.is_known:
         return asked
     for pointer, what, wanted, there in (
-        ("/resources/cpus_per_worker", "cores", asked.cpus * workers, room.cpus),
-        ("/resources/gpus_per_worker", "GPUs", asked.gpus * workers, room.gpus),
+        ("/resources/cpus_per_worker", "cores", asked.cpus * workers, cluster.cpus or 0),
+        ("/resources/gpus_per_worker", "GPUs", asked.gpus * workers, cluster.gpus or 0),
     ):
         if wanted > there:
             raise invalid_field(pointer, f"{wanted} {what} were asked for, the whole cluster has {there}")

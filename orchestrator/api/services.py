@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,6 +16,8 @@ from orchestrator.settings import Settings
 from orchestrator.store.access import Access
 from orchestrator.store.database import Database
 
+MOST_DRAWING = 8  # stylisations waited for at a time: each holds one of the threads that answer everything else
+
 
 @dataclass(frozen=True)
 class Services:
@@ -25,6 +28,7 @@ class Services:
     catalogue: Catalogue
     access: Access  # who holds which key
     news: News  # wakes streams of events
+    drawing: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MOST_DRAWING))
 
 
 async def services_of(request: Request) -> Services:

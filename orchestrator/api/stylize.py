@@ -63,7 +63,12 @@ def stylize(
         "format": format,
         "styles": len(style),
     }
-    head, picture = _asked(services, request, pictures)
+    if not services.drawing.acquire(blocking=False):
+        raise Unavailable("too many pictures are being drawn", retry_after_s=RETRY_AFTER_S)
+    try:
+        head, picture = _asked(services, request, pictures)
+    finally:
+        services.drawing.release()
     if head["status"] == 200:
         return Response(picture, media_type=head["content_type"], headers={"Cache-Control": "no-store"})
     raise _refusal(head)

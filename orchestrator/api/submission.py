@@ -13,7 +13,7 @@ from orchestrator.catalogue import Catalogue, InvalidConfig, TaskInfo
 from orchestrator.problems import FieldProblem, WrongState, invalid_field, invalid_fields
 from orchestrator.states import Phase, phase_of
 from orchestrator.store import jobs, models
-from orchestrator.store.jobs import NewJob
+from orchestrator.store.jobs import Cluster, NewJob
 from orchestrator.store.tables import Job
 
 Config = dict[str, Any]
@@ -30,8 +30,9 @@ def known_task(catalogue: Catalogue, method: str, task: str) -> TaskInfo:
     raise invalid_field("/task", f"{method} has no task {task!r}; it has {there}")
 
 
-def new_job(tx: Session, job_id: str, tenant: str, body: JobCreate, info: TaskInfo, catalogue: Catalogue) -> NewJob:
+def new_job(tx: Session, job_id: str, tenant: str, body: JobCreate, catalogue: Catalogue, cluster: Cluster) -> NewJob:
     """Raises Invalid with the fields that cannot be used."""
+    info = known_task(catalogue, body.method, body.task)
     if wrong := pins.roles_problems(info, body.datasets, body.style_image, body.base_model):
         raise invalid_fields(wrong)
     base = pins.pinned_base(tx, tenant, info, body.base_model)
@@ -39,7 +40,7 @@ def new_job(tx: Session, job_id: str, tenant: str, body: JobCreate, info: TaskIn
     check_encoder(tx, catalogue, config)
     pinned = pins.pinned_datasets(tx, tenant, info, body.datasets)
     asked = body.resources or ResourcesGiven()
-    resources = pins.resources(tx, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker)
+    resources = pins.resources(cluster, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker)
     name = body.name or f"{body.method}-{body.task}"
     return NewJob(
         job_id,

@@ -1,4 +1,4 @@
-"""Counts for Prometheus, and whether the cluster is there."""
+"""Counts for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from orchestrator.states import Status
-from orchestrator.store.database import db_now
-from orchestrator.store.jobs import CLUSTER_SEEN_S
 from orchestrator.store.tables import Attempt, Job, Ledger
 
 
@@ -35,9 +33,3 @@ def read(tx: Session) -> Gauges:
         room={"cpus": ledger.cpus, "gpus": ledger.gpus} if ledger else {},
         taken={"cpus": ledger.cpus_taken, "gpus": ledger.gpus_taken} if ledger else {},
     )
-
-
-def cluster_is_there(tx: Session) -> bool:
-    """A dispatcher has seen Ray within the last seconds."""
-    row = tx.execute(select(Ledger.seen_at, db_now())).one_or_none()
-    return row is not None and row[1] - row[0] < CLUSTER_SEEN_S

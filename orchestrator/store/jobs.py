@@ -29,7 +29,7 @@ from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
 from orchestrator.store.tables import Attempt, Checkpoint, Job, JobTag, Ledger, Sample
 
-COUNTED_AHEAD = 1000  # a position is counted no further: its cost does not grow with the queue
+COUNTED_AHEAD = 200  # a position is counted no further: its cost does not grow with the queue
 CLUSTER_SEEN_S = 15.0  # a ledger that no dispatcher has renewed for longer says nothing
 
 
@@ -88,11 +88,24 @@ class Filter:
     name_contains: str | None = None
 
 
-class Room(NamedTuple):
-    """What the cluster has, taken or not."""
+class Cluster(NamedTuple):
+    """What the ledger says at an instant; nothing as long as no dispatcher has seen a cluster."""
 
-    cpus: int
-    gpus: int
+    now: float
+    cpus: int | None
+    gpus: int | None
+    cpus_taken: int | None
+    gpus_taken: int | None
+    seen_at: float | None
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.cpus or self.gpus)
+
+    @property
+    def is_there(self) -> bool:
+        """A dispatcher has seen it within the last seconds."""
+        return self.seen_at is not None and self.now - self.seen_at < CLUSTER_SEEN_S
 
 
 # Built once: to put a statement together takes SQLAlchemy longer than the database takes to run it.
@@ -100,8 +113,7 @@ _jobs = cast(Table, Job.__table__)
 INSERT_JOB = insert(_jobs).values(created_at=db_now()).returning(_jobs.c.created_at)
 INSERT_TAG = insert(cast(Table, JobTag.__table__))
 _ledger = cast(Table, Ledger.__table__)
-_facts = ("cpus", "gpus", "cpus_taken", "gpus_taken", "seen_at")
-CLUSTER = select(db_now(), *(_ledger.c[fact] for fact in _facts)).select_from(
+CLUSTER = select(db_now(), *(_ledger.c[fact] for fact in Cluster._fields[1:])).select_from(
     select(literal(1)).subquery().outerjoin(_ledger, true())
 )
 
@@ -112,7 +124,9 @@ def _ahead() -> Select[str, int]:
 
     def counted(condition: ColumnElement[bool]) -> Any:
         queued = (other.status == Status.QUEUED.value, other.kind == "train")
-        found = select(other.id).where(*queued, condition).limit(COUNTED_AHEAD + 1).correlate(me)
+        # In the queue's order, so that PostgreSQL walks its index: it would read all of the table for the limit.
+        found = select(other.id).where(*queued, condition).order_by(other.priority.desc(), other.id)
+        found = found.limit(COUNTED_AHEAD + 1).correlate(me)
         return select(func.count()).select_from(found.subquery()).scalar_subquery()
 
     more_urgent = counted(other.priority > me.c.priority)
@@ -188,33 +202,42 @@ def page(tx: Session, tenant: str, filter: Filter, *, before: str | None, limit:
     return list(tx.scalars(query.order_by(Job.id.desc()).limit(limit)))
 
 
-def shown(tx: Session, jobs: Sequence[Job]) -> list[Shown]:
-    """The jobs with why they wait and when they will be ready."""
-    waiting = _waiting(tx, [job for job in jobs if phase_of(job.status) is Phase.PENDING])
+def cluster(tx: Session) -> Cluster:
+    """What the ledger says now."""
+    return Cluster(*tx.execute(CLUSTER).one())
+
+
+def shown(tx: Session, jobs: Sequence[Job], seen: Cluster | None = None) -> list[Shown]:
+    """The jobs with why they wait and when they will be ready.
+
+    seen: what `cluster` has told in this transaction, where that is known already.
+    """
+    waiting = _waiting(tx, [job for job in jobs if phase_of(job.status) is Phase.PENDING], seen)
     etas = _etas(tx, [job.id for job in jobs if job.status == Status.RUNNING])
     return [Shown(job, waiting.get(job.id), etas.get(job.id)) for job in jobs]
 
 
-def _waiting(tx: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
+def _waiting(tx: Session, jobs: Sequence[Job], seen: Cluster | None) -> dict[str, Waiting]:
     waiting = {job.id: Waiting("paused", None) for job in jobs if job.status == Status.PAUSED}
     queued = [job for job in jobs if job.status == Status.QUEUED]
     if not queued:
         return waiting
-    cluster = tx.execute(CLUSTER).one()
+    seen = seen or cluster(tx)
     ahead = {row[0]: row[1] for row in tx.execute(AHEAD, {"job_ids": [job.id for job in queued]})}
     for job in queued:
         position = ahead[job.id] + 1 if ahead[job.id] <= COUNTED_AHEAD else None
-        waiting[job.id] = Waiting(_reason(job, cluster), position)
+        waiting[job.id] = Waiting(_reason(job, seen), position)
     return waiting
 
 
-def _reason(job: Job, cluster: Any) -> str:
-    now, cpus, gpus, cpus_taken, gpus_taken, seen_at = cluster
-    if job.not_before > now:
+def _reason(job: Job, seen: Cluster) -> str:
+    if job.not_before > seen.now:
         return "backoff"
-    if seen_at is None or now - seen_at > CLUSTER_SEEN_S:
+    if not seen.is_there:
         return "cluster"
-    fits = job.cpus * job.workers <= cpus - cpus_taken and job.gpus * job.workers <= gpus - gpus_taken
+    cpus_free = (seen.cpus or 0) - (seen.cpus_taken or 0)
+    gpus_free = (seen.gpus or 0) - (seen.gpus_taken or 0)
+    fits = job.cpus * job.workers <= cpus_free and job.gpus * job.workers <= gpus_free
     return "queue" if fits else "room"
 
 
@@ -229,12 +252,6 @@ def _etas(tx: Session, job_ids: Sequence[str]) -> dict[str, float]:
         .where(Job.id.in_(job_ids), Attempt.started_at.is_not(None), done > 0)
     )
     return {job_id: max(0.0, eta_s) for job_id, eta_s in tx.execute(query)}
-
-
-def room(tx: Session) -> Room | None:
-    """What the cluster has; None as long as no dispatcher has seen one."""
-    _, cpus, gpus, *_ = tx.execute(CLUSTER).one()
-    return Room(cpus, gpus) if cpus or gpus else None
 
 
 def start_of_retry(tx: Session, parent: Job) -> dict[str, Any] | None:

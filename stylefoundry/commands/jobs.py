@@ -140,7 +140,7 @@ def list_(
             (
                 job.id,
                 escape(job.name),
-                f"{job.method}/{job.task}",
+                f"{job.method} {job.task}",
                 status_text(job.status),
                 f"{job.progress.step}/{job.progress.total_steps}",
                 span_text(job.progress.eta_s),

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 from PIL import Image
 
+from orchestrator.api.services import MOST_DRAWING, Services
 from orchestrator.bus import Bus
 from orchestrator.settings import Settings
 from tests.orchestrator.conftest import Api, digest, pointers, problem
@@ -184,6 +186,16 @@ def test_what_no_worker_could_draw_never_reaches_one(api: Api, settings: Setting
         assert pointers(stylize(api, {"nonsense": 2})) == ["/params/nonsense"]
         assert pointers(stylize(api, {"format": "bmp"})) == ["/params/format"]
     assert taken == []
+
+
+def test_waiting_for_pictures_leaves_threads_for_everything_else(api: Api, app: FastAPI):
+    api.add_model("starry", **ADAPTED)
+    services: Services = app.state.services
+    taken = [services.drawing.acquire(timeout=0) for _ in range(MOST_DRAWING)]
+    assert all(taken)
+    assert "too many" in problem(stylize(api), 503)["detail"]
+    services.drawing.release()
+    assert "free" in problem(stylize(api), 503)["detail"]
 
 
 def test_without_a_free_worker_or_redis_the_caller_is_told_to_come_back(api: Api, valkey_server: ValkeyServer):

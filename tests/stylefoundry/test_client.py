@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.bus import Bus
 from orchestrator.objects import Objects, upload_key
@@ -17,6 +19,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.queue import Batch, Ticket
 from stylefoundry import ApiError, Client, JobFailed, Rejected, Unreachable
 from stylefoundry.types import Job
+from stylefoundry.watch import watch
 from tests.images import jpeg, png
 from tests.serving import ADMIN_KEY, serving, working
 from tests.stylefoundry.proxy import Proxy, proxied
@@ -204,6 +207,20 @@ def test_the_whole_way_from_a_folder_to_a_stylised_picture(client: Client, servi
         assert hashlib.sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256
     assert client.set_alias("starry", "best", 1).aliases == ["latest", "best"]
     assert client.fetch_model("starry", "best", folder) == folder
+
+
+@pytest.mark.usefixtures("datasets")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_watched_job_is_shown_to_its_end(client: Client, service_settings: Settings, terminal: bool):
+    console = Console(file=StringIO(), force_terminal=terminal, width=120, highlight=False)
+    with working(service_settings):
+        done = watch(client, train(client, name="meta").id, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert (done.status, done.model) == ("succeeded", "meta@1")
+    assert "running" in shown
+    assert "checkpoint of step 3" in shown
+    assert "style_loss" in shown
+    assert ("\x1b[" in shown) == terminal
 
 
 @pytest.mark.usefixtures("datasets")

@@ -50,6 +50,15 @@ def test_metrics_move_the_step_and_show_their_last_value():
     assert "style_loss  0.125" in shown
 
 
+def test_a_status_without_a_step_leaves_the_step_and_a_resumed_attempt_sets_it_back():
+    view = View(JOB)
+    view.take(event("metric", points={"style_loss": [[9, 4.0]]}))  # type: ignore[arg-type]
+    view.take(event("status", status="pausing", reason="pause", resumed_from=None))  # type: ignore[arg-type]
+    assert view.step == 9
+    view.take(event("status", status="running", reason="began", resumed_from=5))  # type: ignore[arg-type]
+    assert view.step == 5
+
+
 def test_what_a_user_named_cannot_break_the_markup():
     view = View(JOB)
     view.take(event("log", lines=[{"text": "[/red] and [bold"}]))  # type: ignore[arg-type]
