@@ -79,12 +79,9 @@ def print_overhead(service: Service, pairs: int) -> None:
         cost, pid = warm_job(service)
         jobs.append(cost)
         bare.append(in_child(base, service, niceness=psutil.Process(pid).nice()))
-    ratios = {
-        name: statistics.median(
-            getattr(job, name) / getattr(steps, name) for job, steps in zip(jobs, bare, strict=True)
-        )
-        for name in Cost._fields
-    }
+    both = list(zip(jobs, bare, strict=True))
+    wall = statistics.median(job.wall_s / steps.wall_s for job, steps in both)
+    cpu = statistics.median(job.cpu_s / steps.cpu_s for job, steps in both)
     print(
         f"warm adaptation of {STEPS} steps over its bare gradient steps, median of {pairs} pairs: "
         f"{wall - 1:+.1%} of the time from POST to published model, {cpu - 1:+.1%} of CPU time "

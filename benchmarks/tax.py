@@ -1,7 +1,7 @@
 """The same training through the service and bare: `python -m benchmarks.tax`.
 
 The budget: a job through the service trains at 97 % or more of the images a second of `python -m stylemodels train`,
-where the service has a core of its own. So the trainings run on one core, and everything else of the stack on the other.
+where the service has a core of its own. So trainings run on one core, and everything else of the stack on the other.
 
 Both are watched in the same way: which step was reached when, in wall and in CPU seconds of the training process. The
 pace is the slope through these points, checkpoints and previews included. Jobs and bare runs alternate.

@@ -47,9 +47,9 @@ COLORS = {
 }
 
 NEVER_BROKEN = ("JOB", "KEY", "STATUS", "STEP", "AGE")  # the first two are copied from
-PIPED_WIDTH = 200  # characters of a table that goes to no terminal
+PIPED_WIDTH = 200  # characters of a line that goes to no terminal
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 
@@ -86,7 +86,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name in NEVER_BROKEN)
     for row in rows:
         table.add_row(*row)
-    out.print(table, width=None if out.is_terminal else PIPED_WIDTH)
+    out.print(table)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -143,12 +143,11 @@ def list_(
                 f"{job.method} {job.task}",
                 status_text(job.status),
                 f"{job.progress.step}/{job.progress.total_steps}",
-                span_text(job.progress.eta_s),
                 age_text(job.created_at),
             )
             for job in jobs
         ]
-        print_table(("JOB", "NAME", "METHOD", "STATUS", ">STEP", ">ETA", ">AGE"), rows)
+        print_table(("JOB", "NAME", "METHOD", "STATUS", ">STEP", ">AGE"), rows)
 
 
 @app.command("show")
