@@ -1,7 +1,8 @@
 """From POST to the first training step, and what an adaptation costs besides: `python -m benchmarks.adapt`.
 
 The budgets: a warm worker starts within 0.3 s, a cold one within 3 s plus loading the encoder; 200 warm steps take less
-than 5 % longer than their bare gradient steps. A job at the demo's size: width 16, 128 px, encoder small-narrow.
+than 5 % longer than their bare gradient steps; API and dispatcher together stay below 400 MiB. A job is of the demo's
+size: width 16, 128 px, encoder small-narrow.
 
 Times come from the service's own rows. The bare steps run in a process of the worker's priority on batches that are
 there already, alternating with the jobs.
@@ -21,10 +22,10 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.machine import busy, cpu_s
+from benchmarks.machine import busy, cpu_s, rss_mib
 from benchmarks.stack import ADAPT_CONFIG, Service, Times, running_stack, times_of
 
-WARM_BUDGET_S, COLD_BUDGET_S, OVERHEAD_BUDGET = 0.3, 3.0, 0.05
+WARM_BUDGET_S, COLD_BUDGET_S, OVERHEAD_BUDGET, MEMORY_BUDGET_MIB = 0.3, 3.0, 0.05, 400
 SHORT = {"steps": 2, "preview_every": 100, "checkpoint_every": 100}
 STEPS = 200
 STYLE = "photo-100.jpg"
@@ -50,6 +51,7 @@ def main() -> None:
         warm = [start(service, task="adapt", name="cold-0") for n in range(options.repeats)]
         print_starts("warm", warm, f"budget {WARM_BUDGET_S} s")
         print_overhead(service, options.pairs)
+        print_memory(service)
 
 
 def start(service: Service, *, task: str, name: str) -> Times:
@@ -89,6 +91,13 @@ def print_overhead(service: Service, pairs: int) -> None:
         f"{[round(c.wall_s, 1) for c in bare]} s; {busy()}",
         flush=True,
     )
+
+
+def print_memory(service: Service) -> None:
+    """What the control plane takes after these jobs."""
+    pids = service.stack.pids()
+    api, dispatcher = rss_mib(pids["api"]), rss_mib(pids["dispatcher"])
+    print(f"memory: API {api:.0f} MiB, dispatcher {dispatcher:.0f} MiB, together budget {MEMORY_BUDGET_MIB} MiB")
 
 
 def warm_job(service: Service) -> tuple[Cost, int]:

@@ -34,6 +34,11 @@ def cpu_s(pids: Sequence[int]) -> float:
     return float(sum(times.user + times.system for times in taken))
 
 
+def rss_mib(pid: int) -> float:
+    """Memory of a process that lies in RAM, MiB."""
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of all values do not exceed."""
     ordered = sorted(values)

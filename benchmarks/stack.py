@@ -13,8 +13,8 @@ from typing import Any
 from stylefoundry import Client
 from stylefoundry.demo import ADAPT, TRAIN
 from stylefoundry.types import Event, Job
-from tests.faults.stack import Stack
 from tests.images import write_photographs
+from tests.stacks import EmbeddedStack
 
 DATASETS = {"content": "photos", "style": "paintings"}
 TRAIN_CONFIG: Mapping[str, Any] = TRAIN  # the demo's sizes: width 16, 128 px, encoder small-narrow
@@ -25,7 +25,7 @@ ADAPT_CONFIG: Mapping[str, Any] = ADAPT
 class Service:
     """A stack that runs, a client of it, and the two folders that it has as datasets."""
 
-    stack: Stack
+    stack: EmbeddedStack
     client: Client
     photos: Path
     paintings: Path
@@ -43,23 +43,26 @@ class Service:
 
 
 @contextmanager
-def running_stack(environment: Mapping[str, str] | None = None) -> Iterator[Service]:
-    """`stylefoundry up` on this machine with 24 photos and 4 paintings, and a warm worker that has the encoder."""
+def running_stack() -> Iterator[Service]:
+    """`stylefoundry up` on this machine with 24 photos and 4 paintings, and a warm worker that has the encoder.
+
+    It ends with this process, however that ends.
+    """
     with tempfile.TemporaryDirectory(prefix="stylefoundry-bench-") as name:
         folder = Path(name)
         photos, paintings = folder / "photos", folder / "paintings"
         write_photographs(photos, 24, width=320, height=256)
         write_photographs(paintings, 4, width=320, height=256, first_seed=100)
-        defaults = {"STYLEFOUNDRY_WARM_ENCODER": str(TRAIN_CONFIG["encoder"])}
-        stack = Stack(folder / "data", defaults | dict(environment or {}))
-        stack.up()
+        settings = {"WARM_ENCODER": str(TRAIN_CONFIG["encoder"]), "CPUS": "2"}
+        stack = EmbeddedStack(folder / "data", {f"STYLEFOUNDRY_{name}": value for name, value in settings.items()})
         try:
-            with stack.client() as client:
+            stack.start()
+            with Client(data_dir=stack.folder, patience_s=90) as client:
                 client.push_dataset("photos", photos)
                 client.push_dataset("paintings", paintings)
                 yield Service(stack, client, photos, paintings)
         finally:
-            stack.down()
+            stack.clean_up()
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ import psutil
 
 from benchmarks.machine import OTHER_CORE, SERVICE_CORE, busy, cpu_s
 from benchmarks.stack import TRAIN_CONFIG, Service, running_stack
-from orchestrator.embedded import stack as embedded
-from orchestrator.embedded import sweep
 
 BUDGET = 0.97
 SETTINGS = {"steps": 60, "checkpoint_every": 20, "preview_every": 20}
@@ -89,9 +87,7 @@ def through_service(service: Service, name: str) -> tuple[Pace, int]:
 
 def part_the_cores(service: Service, worker: int) -> None:
     """The worker on one core, all other processes of the stack on the other one."""
-    found = embedded.find(service.stack.folder)
-    assert found is not None
-    for pid in sweep.members(found.mark, str(found.ray_folder)):
+    for pid in service.stack.processes():
         core = TRAINING_CORE if pid == worker else SERVICE_CORE
         for thread in psutil.Process(pid).threads():
             os.sched_setaffinity(thread.id, {core})

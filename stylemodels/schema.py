@@ -128,7 +128,9 @@ def as_boolean(value: Any) -> bool | None:
 
 
 def as_string(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """Only what every database and file can hold: no NUL, no lone surrogate."""
+    fit = isinstance(value, str) and "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return value if fit else None
 
 
 def as_array(value: Any) -> list[Any] | None:
