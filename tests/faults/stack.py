@@ -85,11 +85,15 @@ class Stack:
         """Two small datasets, `photos` and `paintings`."""
         with self.client() as client:
             for name, count, seed in (("photos", 8, 0), ("paintings", 4, 100)):
-                folder = self.folder.parent / f"{self.folder.name}-{name}"
+                folder = self.pictures(name)
                 folder.mkdir()
                 for n in range(count):
                     (folder / f"{n}.jpg").write_bytes(images.jpeg(48, 40, seed=seed + n))
                 client.push_dataset(name, folder)
+
+    def pictures(self, dataset: str) -> Path:
+        """The folder that a dataset was pushed from."""
+        return self.folder.parent / f"{self.folder.name}-{dataset}"
 
     def submit(self, name: str, **others: Any) -> Job:
         config = CONFIG | others.pop("config", {})

@@ -5,13 +5,17 @@ Each time the job ends in `succeeded`, with every metric step once and the bytes
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.faults.stack import STEPS, Stack
+from tests.faults.stack import CONFIG, STEPS, Stack
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,6 +38,15 @@ def untouched(stack: Stack) -> str:
     stack.assert_every_step_once(job)
     assert job.attempt == 1
     return stack.model_bytes_digest(job)
+
+
+def test_the_library_alone_gives_the_same_bytes(stack: Stack, untouched: str, tmp_path: Path):
+    """`python -m stylemodels train` over the folders that were pushed, with the job's settings and seed."""
+    settings = [f"--set={name}={value}" for name, value in CONFIG.items()]
+    folders = [f"--content={stack.pictures('photos')}", f"--style={stack.pictures('paintings')}"]
+    command = [sys.executable, "-m", "stylemodels", "train", "metastyle", *folders, *settings, "--seed=7"]
+    subprocess.run([*command, f"--out={tmp_path}"], check=True, capture_output=True, timeout=300)
+    assert hashlib.sha256((tmp_path / "model" / "model.safetensors").read_bytes()).hexdigest() == untouched
 
 
 @pytest.mark.parametrize("part", ["dispatcher", "api", "redis", "s3"])
