@@ -10,7 +10,7 @@ import time
 
 from benchmarks.databases import both_databases, fill_queue
 from benchmarks.machine import busy
-from orchestrator.store import queue
+from orchestrator.store import claims
 from orchestrator.store.database import Database
 
 CLAIMS = 400
@@ -23,7 +23,7 @@ def seconds_per_claim(db: Database) -> float:
     for _ in range(CLAIMS):
         started = time.perf_counter()
         with db.write() as tx:
-            claimed = queue.claim_next(tx, owner="bench", lease_s=15.0)
+            claimed = claims.claim_next(tx, owner="bench", lease_s=15.0)
         taken.append(time.perf_counter() - started)
         if claimed is None:
             raise RuntimeError("nothing was left to claim")

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from orchestrator.ids import new_id
-from orchestrator.store import queue
+from orchestrator.store import claims
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.tables import Job, Tenant
@@ -47,7 +47,7 @@ def both_databases() -> Iterator[dict[str, str]]:
 def make_room(db: Database) -> None:
     """A tenant for bare rows, and a ledger with room for all jobs."""
     with db.write() as tx:
-        queue.set_room(tx, cpus=10**6, gpus=0)
+        claims.set_room(tx, cpus=10**6, gpus=0)
         if tx.get(Tenant, TENANT) is None:
             tx.add(Tenant(id=TENANT, name=TENANT, created_at=0.0))
 

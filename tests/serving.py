@@ -11,7 +11,7 @@ import uvicorn
 from orchestrator.api.app import create_app
 from orchestrator.embedded.ports import free_port
 from orchestrator.settings import Settings
-from orchestrator.store import queue
+from orchestrator.store import claims
 from orchestrator.store.database import Database
 from tests.waiting import wait_until
 from workers.process import Process
@@ -45,7 +45,7 @@ def working(settings: Settings, *, warm: bool = False) -> Iterator[Process]:
     over = threading.Event()
     db = Database(settings.database_url)
     with db.write() as tx:
-        queue.set_room(tx, cpus=4, gpus=0)
+        claims.set_room(tx, cpus=4, gpus=0)
     thread = threading.Thread(target=_work, args=(process, db, over.is_set), name="worker")
     thread.start()
     try:
@@ -61,7 +61,7 @@ def _work(process: Process, db: Database, over: Callable[[], bool]) -> None:
     turn = threading.Event()
     while not over():
         with db.write() as tx:
-            claimed = queue.claim_next(tx, owner="test", lease_s=60.0)
+            claimed = claims.claim_next(tx, owner="test", lease_s=60.0)
         if claimed is None:
             turn.wait(0.05)
         else:

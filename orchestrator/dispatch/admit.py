@@ -14,9 +14,10 @@ from orchestrator.bus import Bus
 from orchestrator.dispatch.cluster import Cluster, RayAway
 from orchestrator.dispatch.warm import WarmPool
 from orchestrator.settings import Settings
-from orchestrator.store import queue
+from orchestrator.store import claims, queue
+from orchestrator.store.claims import Claimed
 from orchestrator.store.database import Database
-from orchestrator.store.queue import Claimed, Ticket
+from orchestrator.store.queue import Ticket
 
 log = structlog.get_logger()
 
@@ -49,7 +50,7 @@ class Admission:
 
     def _claim(self) -> tuple[Claimed, str] | None:
         with self._db.write() as tx:
-            claimed = queue.claim_next(tx, owner=self._owner, lease_s=self._settings.lease_s)
+            claimed = claims.claim_next(tx, owner=self._owner, lease_s=self._settings.lease_s)
             if claimed is None:
                 return None
             warm = self._warm.ready(queue.busy_actors(tx)) if _is_short(claimed) else None

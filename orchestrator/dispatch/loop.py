@@ -23,7 +23,7 @@ from orchestrator.dispatch.sweep import Sweeper
 from orchestrator.dispatch.warm import WarmPool
 from orchestrator.objects import OUTAGES, REFUSALS, Objects
 from orchestrator.settings import Settings
-from orchestrator.store import queue
+from orchestrator.store import claims
 from orchestrator.store.database import Database, is_outage
 
 log = structlog.get_logger()
@@ -114,4 +114,4 @@ class Dispatcher:
             log.error("sqlite_serves_one_machine", nodes=found.nodes, advice=ONE_MACHINE)
             cpus = gpus = 0
         with self._db.write() as tx:
-            queue.set_room(tx, cpus=cpus, gpus=gpus)
+            claims.set_room(tx, cpus=cpus, gpus=gpus)

@@ -10,7 +10,7 @@ from orchestrator.bus import Bus
 from orchestrator.ids import new_id
 from orchestrator.objects import Objects, model_prefix, sample_key
 from orchestrator.settings import Settings
-from orchestrator.store import jobs, keys, queue
+from orchestrator.store import claims, jobs, keys, queue
 from orchestrator.store.database import Database
 from orchestrator.store.queue import Batch, Ticket
 from orchestrator.store.tables import DatasetVersion, Job, ModelVersion
@@ -29,7 +29,7 @@ class Site:
         self.objects = Objects(settings)
         self.bus = Bus(settings.redis_url.get_secret_value())
         with self.db.write() as tx:
-            queue.set_room(tx, cpus=4, gpus=0)
+            claims.set_room(tx, cpus=4, gpus=0)
         with self.db.read() as tx:
             caller = keys.caller_of(tx, keys.digest_of(ADMIN_KEY))
         assert caller is not None
@@ -58,7 +58,7 @@ class Site:
 
     def begin(self) -> Ticket:
         with self.db.write() as tx:
-            claimed = queue.claim_next(tx, owner="test", lease_s=60)
+            claimed = claims.claim_next(tx, owner="test", lease_s=60)
         assert claimed is not None
         ticket = claimed.ticket
         with self.db.write() as tx:

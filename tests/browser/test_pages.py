@@ -12,7 +12,7 @@ from orchestrator.catalogue import read_catalogue
 from orchestrator.ids import new_id
 from orchestrator.settings import Settings
 from orchestrator.states import ErrorType
-from orchestrator.store import jobs, queue
+from orchestrator.store import claims, jobs, queue
 from orchestrator.store.tables import DatasetVersion
 from tests.browser.site import Site
 from tests.browser.trained import trained_model
@@ -169,7 +169,7 @@ def test_curves_drop_what_a_new_attempt_computes_again(site: Site):
     with site.db.write() as tx:
         assert queue.lost(tx, ticket, "its process is gone") is not None
     with site.db.write() as tx:
-        claimed = queue.claim_next(tx, owner="test", lease_s=60)
+        claimed = claims.claim_next(tx, owner="test", lease_s=60)
         assert claimed is not None
     with site.db.write() as tx:
         queue.begin(tx, claimed.ticket, actor="b", node="n", pid=2, resumed_from=20, total_steps=100, lease_s=60)

@@ -16,7 +16,7 @@ from orchestrator.api.app import create_app
 from orchestrator.ids import new_id
 from orchestrator.objects import Objects
 from orchestrator.settings import Settings
-from orchestrator.store import jobs, keys, queue
+from orchestrator.store import claims, jobs, keys
 from orchestrator.store.database import Database
 from orchestrator.store.tables import DatasetVersion, Job, ModelVersion, Tenant
 
@@ -96,7 +96,7 @@ class Api:
 
     def room(self, *, cpus: int, gpus: int = 0) -> None:
         with self.db.write() as tx:
-            queue.set_room(tx, cpus=cpus, gpus=gpus)
+            claims.set_room(tx, cpus=cpus, gpus=gpus)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from orchestrator.states import Status
-from orchestrator.store import events, queue
+from orchestrator.store import claims, events, queue
 from orchestrator.store.database import Database, db_now
 from orchestrator.store.events import NewEvent
 from orchestrator.store.queue import Ticket
@@ -18,7 +18,7 @@ TENANT = "tenant_1"
 
 def give_room(db: Database, *, cpus: int = 4, gpus: int = 0) -> None:
     with db.write() as tx:
-        queue.set_room(tx, cpus=cpus, gpus=gpus)
+        claims.set_room(tx, cpus=cpus, gpus=gpus)
 
 
 def queue_job(db: Database, job_id: str, **changes: Any) -> str:
@@ -41,7 +41,7 @@ def queue_job(db: Database, job_id: str, **changes: Any) -> str:
 
 def claim(db: Database, owner: str = "dispatcher-a") -> Ticket | None:
     with db.write() as tx:
-        claimed = queue.claim_next(tx, owner=owner, lease_s=15.0)
+        claimed = claims.claim_next(tx, owner=owner, lease_s=15.0)
     return claimed.ticket if claimed else None
 
 

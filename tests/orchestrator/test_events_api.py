@@ -20,7 +20,7 @@ from orchestrator.bus import Bus
 from orchestrator.embedded.ports import free_port
 from orchestrator.settings import Settings
 from orchestrator.states import Move
-from orchestrator.store import queue
+from orchestrator.store import claims, queue
 from orchestrator.store.queue import Batch, Ticket
 from tests.orchestrator.conftest import ADMIN_KEY, Api, pointers, problem
 from tests.servers import ValkeyServer
@@ -39,7 +39,7 @@ class Worker:
 
     def begin(self, resumed_from: int = 0) -> None:
         with self.api.db.write() as tx:
-            claimed = queue.claim_next(tx, owner="test", lease_s=60)
+            claimed = claims.claim_next(tx, owner="test", lease_s=60)
         assert claimed is not None
         self.ticket: Ticket = claimed.ticket
         facts: dict[str, Any] = {"actor": "a", "node": "n", "pid": 1, "resumed_from": resumed_from, "total_steps": 20}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator.states import ErrorType, Move
-from orchestrator.store import queue
+from orchestrator.store import claims, queue
 from orchestrator.store.queue import Batch, Ticket
 from tests.orchestrator.conftest import Api, pointers, problem, small_job
 
@@ -411,7 +411,7 @@ def test_another_tenants_job_is_not_there(api: Api, stranger: Api):
 def start(api: Api) -> Ticket:
     """Claim what is first, and begin it."""
     with api.db.write() as tx:
-        claimed = queue.claim_next(tx, owner="test", lease_s=60)
+        claimed = claims.claim_next(tx, owner="test", lease_s=60)
     assert claimed is not None, "no room"
     with api.db.write() as tx:
         queue.begin(tx, claimed.ticket, actor="a", node="n", pid=1, resumed_from=0, total_steps=20, lease_s=60)

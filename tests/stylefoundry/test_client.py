@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.bus import Bus
 from orchestrator.objects import Objects, upload_key
 from orchestrator.settings import Settings
-from orchestrator.store import queue
+from orchestrator.store import claims, queue
 from orchestrator.store.database import Database
 from orchestrator.store.queue import Batch, Ticket
 from stylefoundry import ApiError, Client, JobFailed, Rejected, Unreachable
@@ -76,8 +76,8 @@ def train(client: Client, **changes: object) -> Job:
 def begun(db: Database) -> Ticket:
     """The first queued job, as a dispatcher claims it and a worker begins it."""
     with db.write() as tx:
-        queue.set_room(tx, cpus=4, gpus=0)
-        claimed = queue.claim_next(tx, owner="test", lease_s=60)
+        claims.set_room(tx, cpus=4, gpus=0)
+        claimed = claims.claim_next(tx, owner="test", lease_s=60)
     assert claimed is not None
     with db.write() as tx:
         queue.begin(tx, claimed.ticket, actor="a", node="n", pid=1, resumed_from=0, total_steps=6, lease_s=60)

@@ -14,7 +14,7 @@ from torch import Tensor
 from orchestrator.ids import new_id
 from orchestrator.objects import upload_key
 from orchestrator.states import Move
-from orchestrator.store import datasets, jobs, queue
+from orchestrator.store import claims, datasets, jobs, queue
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Event, Job, Metric, ModelVersion, Tenant
 from stylemodels.methods import find_task
@@ -51,7 +51,7 @@ class Bench:
         self._numbers = itertools.count(1)
         with self.db.write() as tx:
             tx.add(Tenant(id=TENANT, name="tests", created_at=0.0))
-            queue.set_room(tx, cpus=8, gpus=0)
+            claims.set_room(tx, cpus=8, gpus=0)
 
     # --- datasets ---
 
@@ -109,7 +109,7 @@ class Bench:
     def claim(self) -> Ticket:
         """What a dispatcher does."""
         with self.db.write() as tx:
-            claimed = queue.claim_next(tx, owner="dispatcher", lease_s=15.0)
+            claimed = claims.claim_next(tx, owner="dispatcher", lease_s=15.0)
         assert claimed is not None
         return claimed.ticket
 
