@@ -6,8 +6,6 @@ digest of its sources, so that a restarted API answers at once.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.code import code_digest
 from stylemodels.schema import InvalidConfig, complete_config
 
 DESCRIBE_S = 120  # longest time that the child may take, seconds
@@ -92,7 +91,7 @@ def read_catalogue(cache_dir: Path) -> Catalogue:
 
     Raises RuntimeError with the library's own words when it cannot describe itself.
     """
-    kept = cache_dir / f"methods-{_sources_digest()[:16]}.json"
+    kept = cache_dir / f"methods-{code_digest()[:16]}.json"
     if not kept.exists():
         _write(kept, _describe())
     return Catalogue(json.loads(kept.read_text()))
@@ -114,17 +113,6 @@ def _write(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     os.replace(part, path)
-
-
-def _sources_digest() -> str:
-    spec = importlib.util.find_spec("stylemodels")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    root = Path(next(iter(spec.submodule_search_locations)))
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
