@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -32,6 +34,16 @@ def cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds that these processes have taken so far."""
     taken = [psutil.Process(pid).cpu_times() for pid in pids]
     return float(sum(times.user + times.system for times in taken))
+
+
+def waited_s(pid: int) -> float:
+    """Seconds that the busiest thread of a process was ready to run and had no core, because others had it."""
+    found = []
+    for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            ran_ns, waited_ns, _ = map(int, schedstat.read_text().split())
+            found.append((ran_ns, waited_ns))
+    return max(found)[1] / 1e9
 
 
 def rss_mib(pid: int) -> float:

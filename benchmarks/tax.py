@@ -3,8 +3,9 @@
 The budget: a job through the service trains at 97 % or more of the images a second of `python -m stylemodels train`,
 where the service has a core of its own. So trainings run on one core, and everything else of the stack on the other.
 
-Both are watched in the same way: which step was reached when, in wall and in CPU seconds of the training process. The
-pace is the slope through these points, checkpoints and previews included. Jobs and bare runs alternate.
+Both are watched in the same way: which step was reached when. The pace is the slope through these points, checkpoints
+and previews included. Jobs and bare runs alternate. Linux tells how long the training thread stood in line for a core,
+so that on a shared machine the others' share can be left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from benchmarks.machine import OTHER_CORE, SERVICE_CORE, busy, cpu_s
+from benchmarks.machine import OTHER_CORE, SERVICE_CORE, busy, cpu_s, waited_s
 from benchmarks.stack import TRAIN_CONFIG, Service, running_stack
 
 BUDGET = 0.97
@@ -37,13 +38,19 @@ class Point(NamedTuple):
 
     step: int
     wall_s: float
-    cpu_s: float
+    own_s: float  # the same without the time that the training thread stood in line for a core
+    cpu_s: float  # of the whole process
+
+
+def point(step: int, at: float, pid: int) -> Point:
+    return Point(step, at, at - waited_s(pid), cpu_s([pid]))
 
 
 class Pace(NamedTuple):
     """Seconds a step."""
 
     wall_s: float
+    own_s: float
     cpu_s: float
 
 
@@ -61,12 +68,16 @@ def main() -> None:
             print(
                 f"pair {n + 1}: job {job.wall_s:.3f} s a step, bare {pairs[-1][1].wall_s:.3f} s; {busy()}", flush=True
             )
-    wall = statistics.median(bare.wall_s / job.wall_s for job, bare in pairs)
-    cpu = statistics.median(bare.cpu_s / job.cpu_s for job, bare in pairs)
+    clock, own, cpu = (statistics.median(alone[i] / job[i] for job, alone in pairs) for i in range(3))
     print(
-        f"a job trains at {wall:.1%} of the bare loop's images a second by the clock, {cpu:.1%} by the training "
-        f"process's CPU time (budget {BUDGET:.0%}); median of {len(pairs)} pairs of {SETTINGS['steps']} steps; {busy()}"
+        f"a job trains at {own:.1%} of the bare loop's images a second (budget {BUDGET:.0%}), where waiting for a core "
+        f"that others had is left out; {clock:.1%} by the clock, {cpu:.1%} by the training process's CPU time; median "
+        f"of {len(pairs)} pairs of {SETTINGS['steps']} steps; {busy()}"
     )
+
+
+def described(pace: Pace) -> str:
+    return f"{pace.wall_s:.3f} s a step, {pace.own_s:.3f} without waiting, CPU {pace.cpu_s:.3f}"
 
 
 def through_service(service: Service, name: str) -> tuple[Pace, int]:
@@ -81,7 +92,7 @@ def through_service(service: Service, name: str) -> tuple[Pace, int]:
             part_the_cores(service, pid)
         if event.event == "metric" and psutil.pid_exists(pid):
             step = max(step for values in event.body["points"].values() for step, _ in values)
-            points.append(Point(step, event.at.timestamp(), cpu_s([pid])))
+            points.append(point(step, event.at.timestamp(), pid))
     return pace(points), niceness
 
 
@@ -104,16 +115,16 @@ def bare(service: Service, out: Path, niceness: int) -> Pace:
         assert process.stderr is not None
         while text := process.stderr.read(65536):
             if steps := PROGRESS.findall(text):
-                points.append(Point(int(steps[-1]), time.time(), cpu_s([process.pid])))
+                points.append(point(int(steps[-1]), time.time(), process.pid))
     if process.returncode != 0:
         raise RuntimeError(f"{command} ended with {process.returncode}")
     return pace(points)
 
 
 def pace(points: list[Point]) -> Pace:
-    """The slope through the points, by least squares, and never through the first: it stands for the start."""
-    steps, walls, cpus = (np.array(values, dtype=np.float64) for values in zip(*points[1:], strict=True))
-    return Pace(float(np.polyfit(steps, walls, 1)[0]), float(np.polyfit(steps, cpus, 1)[0]))
+    """The slopes through the points, by least squares; the first is left out, it stands for the start."""
+    steps, *seconds = np.array(points[1:], dtype=np.float64).T
+    return Pace(*(float(np.polyfit(steps, spent, 1)[0]) for spent in seconds))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from stylefoundry import ApiError, Client, JobFailed, Rejected, Unreachable
 from stylefoundry.types import Job
 from stylefoundry.watch import watch
 from tests.images import jpeg, png
+from tests.servers import S3Server
 from tests.serving import ADMIN_KEY, serving, working
 from tests.stylefoundry.proxy import Proxy, proxied
 from tests.waiting import wait_until
@@ -158,6 +159,22 @@ def test_uploads_survive_connections_that_break(service_settings: Settings, serv
             store.drops = 4
             assert client.push_dataset("photos", photos).count == 6
             assert store.drops == 0
+
+
+def test_uploads_survive_the_death_of_the_object_store(
+    client: Client, service_settings: Settings, photos: Path, s3_server: S3Server
+):
+    deaths: list[int] = []
+
+    def kill_it_once(stage: str, done: int, total: int) -> None:
+        if stage == "upload" and 0 < done < total and not deaths:
+            deaths.append(done)
+            s3_server.kill()
+            s3_server.start()
+
+    with working(service_settings):
+        assert client.push_dataset("photos", photos, progress=kill_it_once).count == 6
+    assert deaths
 
 
 def test_a_folder_that_cannot_be_pushed_is_told_before_anything_is_sent(client: Client, tmp_path: Path):
