@@ -64,10 +64,9 @@ def main() -> None:
         pairs = []
         for n in range(options.pairs):
             job, niceness = through_service(service, f"job-{n}")
-            pairs.append((job, bare(service, service.photos.parent / f"bare-{n}", niceness)))
-            print(
-                f"pair {n + 1}: job {job.wall_s:.3f} s a step, bare {pairs[-1][1].wall_s:.3f} s; {busy()}", flush=True
-            )
+            alone = bare(service, service.photos.parent / f"bare-{n}", niceness)
+            pairs.append((job, alone))
+            print(f"pair {n + 1}: job {described(job)}; bare {described(alone)}; {busy()}", flush=True)
     clock, own, cpu = (statistics.median(alone[i] / job[i] for job, alone in pairs) for i in range(3))
     print(
         f"a job trains at {own:.1%} of the bare loop's images a second (budget {BUDGET:.0%}), where waiting for a core "

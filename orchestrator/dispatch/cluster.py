@@ -162,7 +162,8 @@ def _ray_errors() -> Iterator[None]:
     except (Gone, RayActorError, RayTaskError):
         raise
     except (ConnectionError, grpc.RpcError, RayError) as error:
-        raise RayAway(f"{type(error).__name__}: {_first_line(error)}") from error
+        # The cause stands in the last line: Ray Client sends its server's whole traceback.
+        raise RayAway(f"{type(error).__name__}: {_first_line(error)} {_last_line(error)}") from error
     except Exception as error:
         # Ray Client says that its connection is gone with a plain RuntimeError or Exception, in these words.
         if any(words in str(error) for words in ("Ray Client", "ray client", "not connected", "shut down")):

@@ -52,8 +52,16 @@ def parts_of(stack: Stack, settings: Settings, given: Settings) -> list[Part]:
         keys = f'"{stack.kept.s3_access_key},{stack.kept.s3_secret_key}"'  # read as a line of CSV
         parts.append(Part("s3", lambda: _rclone(stack), common | {"RCLONE_AUTH_KEY": keys}))
     if ray_is_ours:
-        # A client that comes too early is told so by Ray after this many seconds, not after 30, and tries again.
-        own = common | ray_token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12"}
+        own = (
+            common
+            | ray_token
+            | {
+                "RAY_USAGE_STATS_ENABLED": "0",
+                # Ray Client's server forks beside gRPC's threads: with gRPC's fork handlers one child in four hung.
+                "GRPC_ENABLE_FORK_SUPPORT": "false",
+                "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12",
+            }
+        )
         # Asked to end, Ray waits half a minute for its clients; it holds nothing that a kill could lose.
         parts.append(Part("ray", lambda: _ray(stack, settings), own, stack.ray_folder, ("dispatcher",), signal.SIGKILL))
     parts.append(Part("api", lambda: _module("orchestrator.api"), ours))
