@@ -31,7 +31,7 @@ def cost_of_a_claim(db: Database) -> Cost:
     for _ in range(CLAIMS):
         began = time.perf_counter(), time.process_time()
         with db.write() as tx:
-            claimed = queue.claim_next(tx, owner="bench", lease_s=15.0)
+            claimed = claims.claim_next(tx, owner="bench", lease_s=15.0)
         clock.append(time.perf_counter() - began[0])
         cpu.append(time.process_time() - began[1])
         if claimed is None:
@@ -48,7 +48,8 @@ def main() -> None:
             fill_queue(db, LONG)
             long = cost_of_a_claim(db)
             print(
-                f"{name}: {1 / short.clock_s:,.0f} claims/s with {SHORT:,} jobs, {1 / long.clock_s:,.0f} with {LONG:,}; "
+                f"{name}: {1 / short.clock_s:,.0f} claims/s with {SHORT:,} jobs, "
+                f"{1 / long.clock_s:,.0f} with {LONG:,}; "
                 f"a claim costs {long.clock_s / short.clock_s:.2f} times as much by the clock, "
                 f"{long.cpu_s / short.cpu_s:.2f} in CPU time (budget: not more); {busy()}",
                 flush=True,
