@@ -123,6 +123,15 @@ class Draw(NamedTuple):
     position: int  # in the stream, counted from the start of training: keys the crop
 
 
+def repetitions(streams: Mapping[str, Stream], sources: Mapping[str, PictureSource]) -> list[str]:
+    """In words, the streams that want more pictures a step than their data set has: the same ones come again."""
+    return [
+        f"{name}: {stream.count} pictures a step are wanted, {stream.dataset} has {there}: some come more than once"
+        for name, stream in streams.items()
+        if (there := len(sources[stream.dataset].digests)) < stream.count
+    ]
+
+
 class Batches:
     """The batches of a training run, read ahead in a background thread.
 

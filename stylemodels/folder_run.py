@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stylemodels import checkpoint
-from stylemodels.data import Batches, FolderSource, PictureSource
+from stylemodels.data import Batches, FolderSource, PictureSource, repetitions
 from stylemodels.encoders import load_encoder
 from stylemodels.export import Card, read_base, write_model
 from stylemodels.images import load_picture, save_picture
@@ -75,6 +75,8 @@ class FolderRun:
     def train(self, *, resume: bool, say: Progress) -> None:
         """Train to the end and write the model. With `resume` from the newest whole checkpoint, if there is one."""
         self._prepare_out(resume)
+        for warning in repetitions(self.run.streams(), self.sources):
+            print(warning)
         terms: dict[str, float] = {}
         started_at, first = time.monotonic(), self.run.step
         self._draw_previews_if_due()

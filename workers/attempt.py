@@ -17,6 +17,7 @@ from orchestrator.store import attempts, queue
 from orchestrator.store.queue import Moved, Ticket
 from orchestrator.store.tables import Checkpoint, Job
 from stylemodels.checkpoint import Damaged
+from stylemodels.data import repetitions
 from stylemodels.methods import find_task
 from stylemodels.settings import build
 from stylemodels.train import Diverged, Run, build_task
@@ -95,6 +96,8 @@ def train(work: Work) -> Moved:
         work.begin(step=run.step, total_steps=run.total_steps)
         begun = f"attempt {job.attempt}: steps {run.step + 1} to {run.total_steps}"
         work.spool.log(f"{begun} on {device} with {torch.get_num_threads()} threads")
+        for warning in repetitions(run.streams(), inputs.sources):
+            work.spool.log(warning, "warning")
         training = Training(run, job, inputs.sources, work.spool)
         try:
             training.train()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from stylemodels.data import Batches, FolderSource, PictureCache, StreamReader, part_of
+from stylemodels.data import Batches, FolderSource, PictureCache, StreamReader, part_of, repetitions
 from stylemodels.images import decode, resize, to_float
 from stylemodels.method import Stream
 from tests import images
@@ -359,3 +359,11 @@ def test_decoded_pictures_are_kept_up_to_a_number_of_bytes(source):
         cache.get(counted, index, stream)
     assert 100 - counted.left == 4, "0, 1 and 2 once, and 0 again after 2 had taken its place"
     assert cache.size_bytes == 2 * 3 * 48 * 64
+
+
+def test_a_stream_that_wants_more_pictures_a_step_than_there_are_says_so(tmp_path):
+    images.write_photographs(tmp_path, 3)
+    sources = {"style": FolderSource(tmp_path)}
+    assert repetitions({"style": Stream("style", count=3, size=32)}, sources) == []
+    (warning,) = repetitions({"style": Stream("style", count=4, size=32)}, sources)
+    assert warning == "style: 4 pictures a step are wanted, style has 3: some come more than once"
