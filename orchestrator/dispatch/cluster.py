@@ -49,7 +49,7 @@ class Cluster:
         self._address = settings.ray_address
         self._namespace = settings.ray_namespace
         self.connected = False
-        self._listens_since: float | None = None  # monotonic
+        self._listens_since: float | None = 0.0  # monotonic; None once it was seen not to
 
     def connect(self) -> None:
         """Raises RayAway."""
