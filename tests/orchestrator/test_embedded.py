@@ -178,7 +178,7 @@ def test_detached_it_outlives_the_command_until_down(first: EmbeddedStack):
     down = first.run("down")
     assert down.returncode == 0, down.stderr
     assert first.processes() == []
-    assert not Path(f"/proc/{supervisor}/cwd").exists()
+    wait_until(lambda: not Path(f"/proc/{supervisor}/cwd").exists(), 5, "the supervisor has left as well")
     assert not stack.Stack(first.folder, kept).ray_folder.exists()
     assert "no stack runs" in first.run("down").stdout
 
