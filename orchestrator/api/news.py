@@ -65,7 +65,8 @@ class News:
             event.set()
 
     async def _listen(self) -> None:
-        while True:
+        # `closed` besides the cancellation: redis-py can take a cancel that meets its own time limit for the latter.
+        while not self._closed:
             try:
                 async with (
                     redis.asyncio.Redis.from_url(self._url, health_check_interval=5) as client,
@@ -81,7 +82,7 @@ class News:
         self._connected = True
         for job_id in list(self._waiting):  # what was said while nobody listened
             self._tell(job_id)
-        while True:
+        while not self._closed:
             message = await pubsub.get_message(timeout=LOOK_S)
             if message is not None:
                 self._tell(message["channel"].decode().removeprefix(CHANNEL))
