@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+
+VGG19_HEAD_DEPTHS = (2, 2, 4, 4, 1)  # convolutions of each block up to relu5_1
 
 
 def reflect_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -71,6 +75,41 @@ class FastStyleNetwork(nn.Module):
         features = relu(self.in5(self.deconv2(interpolate(features, scale_factor=2))))
         result: Tensor = self.deconv3(features).to(images.dtype).sigmoid()
         return result
+
+
+class MirroredDecoder(nn.Module):
+    """An encoder that ends at reluN_1 in reverse: every convolution mirrored, nearest x2 for every pooling.
+
+    Its layers are called as those that they undo: `conv41` takes relu4_1's channels back to relu3_1's.
+    Source: Li et al. 2017 (arXiv:1705.08086), section 3.1; Huang & Belongie 2017 (arXiv:1703.06868), section 6.1.
+    """
+
+    def __init__(self, widths: Sequence[int], *, final_relu: bool = False) -> None:
+        """widths: channels of reluN_1, ..., relu1_1; as many as there are blocks to undo, 1 to 5.
+
+        final_relu: as some published decoders have it. In training such an output can die: all zero, no gradient.
+        """
+        super().__init__()
+        self.widths, self.final_relu = tuple(widths), final_relu
+        self.steps: list[str] = []  # names of convolutions, in order; "up" in between
+        for block in range(len(widths), 0, -1):
+            width = widths[-block]
+            after = widths[1 - block] if block > 1 else 3
+            depth = 1 if block == len(widths) else VGG19_HEAD_DEPTHS[block - 1]
+            for index in range(depth, 0, -1):
+                self.add_module(f"conv{block}{index}", reflect_conv(width, after if index == 1 else width, 3))
+                self.steps.append(f"conv{block}{index}")
+            if block > 1:
+                self.steps.append("up")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, widths[0], h, w) -> (N, 3, H, W), H and W being h and w times 2^(blocks - 1). Not clamped."""
+        for step in self.steps[:-1]:
+            features = (
+                interpolate(features, scale_factor=2) if step == "up" else relu(self.get_submodule(step)(features))
+            )
+        image: Tensor = self.get_submodule(self.steps[-1])(features)
+        return relu(image) if self.final_relu else image
 
 
 def norm_parameters(network: nn.Module) -> dict[str, nn.Parameter]:

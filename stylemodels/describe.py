@@ -42,6 +42,8 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "style_image": needs.style_image,
         "parameters": parameter_counts(task),
         "controls": json_schema(task_class.Controls),
+        "trains": task_class.trains,
+        "strength": task_class.strength,
         "styles": list(task_class.styles),
         "masks": task_class.masks,
         "multiple": task_class.multiple,

@@ -6,20 +6,32 @@ import torch
 from torch import Tensor
 
 
-def mean_std(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+def mean_std(features: Tensor, eps: float = 1e-5, *, correction: int = 0) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every channel over its positions.
 
     features: (N, C, H, W), any real dtype; the statistics are taken in float32 (float64 stays float64).
     eps: added to the variance, so a constant channel has std sqrt(eps) and not 0.
+    correction: the variance is divided by H*W - correction.
 
-    Returns mean and std, each (N, C, 1, 1). The variance is the biased one (divided by H*W).
+    Returns mean and std, each (N, C, 1, 1).
     Raises ValueError below two positions per channel: the spread of one value means nothing.
     Source: Huang & Belongie 2017 (arXiv:1703.06868), equations 5 and 6.
     """
     if features.shape[-2] * features.shape[-1] < 2:
         raise ValueError(f"features of {features.shape[-2]} x {features.shape[-1]} have no spread, two positions have")
-    variance, mean = torch.var_mean(at_least_float32(features), dim=(2, 3), keepdim=True, correction=0)
+    variance, mean = torch.var_mean(at_least_float32(features), dim=(2, 3), keepdim=True, correction=correction)
     return mean, (variance + eps).sqrt()
+
+
+def adain(content: Tensor, style: Tensor) -> Tensor:
+    """Content features with the channel means and standard deviations of style features.
+
+    content: (N, C, H, W), style: (N, C, H', W') with any H', W'. Returns (N, C, H, W).
+    Source: Huang & Belongie 2017 (arXiv:1703.06868), equation 8.
+    """
+    content_mean, content_std = mean_std(content)
+    style_mean, style_std = mean_std(style)
+    return (content - content_mean) / content_std * style_std + style_mean
 
 
 def gram(features: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ It knows nothing of devices, files, processes or the order of data: those are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stylemodels.encoders import Encoder
+from stylemodels.raster import Raster
 
 # stream name -> (N, 3, H, W); a labelled stream adds "<name>_label": (N,) int64
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -178,6 +179,8 @@ class Task(nn.Module):
     masks: ClassVar[bool] = False  # one mask per style
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
+    trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
+    strength: ClassVar[str] = ""  # which of the Controls goes from 0, the content, to 1, the style
 
     config: Any
     phase: str = ""  # set by the loop, with
@@ -187,6 +190,7 @@ class Task(nn.Module):
         """A task is made as `Task(config, given)` and calls this without either."""
         super().__init__()
         self.active: dict[str, Optimizer] = {}  # the optimisers of the phase
+        self.report: Callable[[float], None] = lambda share: None  # told how much of a long drawing is done, 0 to 1
 
     def phases(self) -> list[Phase]:
         """Name and steps of each phase, in order."""
@@ -267,6 +271,23 @@ class Task(nn.Module):
     def stylize_video(self, frames: Iterator[Tensor], styles: Sequence[Style], controls: Any) -> Iterator[Picture]:
         """One by one, unless the method knows better."""
         return (self.stylize(frame, styles, controls) for frame in frames)
+
+    def stylize_tiles(
+        self, source: Raster, target: Raster, styles: Sequence[Style], controls: Any, *, tile: int
+    ) -> None:
+        """As `stylize`, of any size: from one raster into another as large, in squares of `tile` pixels.
+
+        Equal to `stylize` but for rounding. Raises ValueError where the method cannot.
+        """
+        raise ValueError("this method draws whole pictures only: what it does at one place depends on all others")
+
+    def onnx_form(self) -> nn.Module | str:
+        """The finished model at its default controls as a module that ONNX can say, or why there is none.
+
+        The module takes content (1, 3, H, W) and, where the model takes styles, style (1, 3, H', W'), all sides
+        multiples of `multiple`, and gives (1, 3, H, W), not clamped.
+        """
+        return "the method has not said how"
 
     def preview_streams(self) -> dict[str, Stream]:
         """The pictures of the preview grid, drawn once per job: at most four of each stream."""

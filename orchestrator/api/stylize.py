@@ -24,6 +24,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 READABLE = ("JPEG", "PNG", "WEBP")
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg"}
 ANSWER_S = 120.0  # so long may a picture take
+FREE_WITHIN_S = 5.0  # a worker that has just ended a job is free again in a moment: worth waiting for
+FREE_POLL_S = 0.05
 RETRY_AFTER_S = 2
 PICTURE = {"schema": {"type": "string", "format": "binary"}}
 
@@ -119,8 +121,7 @@ def _asked(services: Services, request: dict[str, Any], pictures: dict[str, byte
     request_id = new_id("stylize")
     deadline = time.monotonic() + ANSWER_S
     try:
-        if services.bus.idle_workers() == 0:
-            raise Unavailable("no warm worker is free", retry_after_s=RETRY_AFTER_S)
+        _wait_for_a_worker(services)
         services.bus.request(request_id, request, pictures, expire_s=int(ANSWER_S))
         answer = services.bus.wait_for_answer(request_id, timeout_s=deadline - time.monotonic())
     except redis.RedisError as error:
@@ -128,6 +129,15 @@ def _asked(services: Services, request: dict[str, Any], pictures: dict[str, byte
     if answer is None:
         raise Unavailable(f"no worker answered within {ANSWER_S:g} s", retry_after_s=RETRY_AFTER_S)
     return answer
+
+
+def _wait_for_a_worker(services: Services) -> None:
+    """Return as soon as one is free. Raises Unavailable when none gets free, or Redis's error."""
+    deadline = time.monotonic() + FREE_WITHIN_S
+    while services.bus.idle_workers() == 0:
+        if time.monotonic() > deadline:
+            raise Unavailable("no warm worker is free", retry_after_s=RETRY_AFTER_S)
+        time.sleep(FREE_POLL_S)
 
 
 def _refusal(head: dict[str, Any]) -> Invalid | Unavailable | Internal:

@@ -287,6 +287,7 @@ class Adapt(Task):
     )
     model_parts = ("network",)
     given_parts = ("initial",)
+    strength = "strength"
     styles = (0, 0)
     multiple = 4
     stylize_encodes = False

@@ -19,9 +19,11 @@ from stylemodels.methods import all_methods, find_task
 from stylemodels.settings import build, json_schema
 from stylemodels.stylize import load_model
 from stylemodels.train import Run
-from tests.stylemodels.toy import SMALL, advance, fixed_batch, paintings, photos, small_run
+from tests.stylemodels.toy import SMALL, advance, fixed_batch, paintings, photos, small_run, small_task
 
-TASKS = sorted(f"{method.slug}/{task}" for method in all_methods().values() for task in method.tasks)
+CLASSES = {f"{method.slug}/{name}": task for method in all_methods().values() for name, task in method.tasks.items()}
+TASKS = sorted(name for name, task in CLASSES.items() if task.trains)
+DRAWING = sorted(CLASSES)
 
 # Parameters whose gradient is nothing but noise, by the end of their name, with the reason.
 UNMOVED: Mapping[str, Mapping[str, str]] = {
@@ -86,6 +88,13 @@ def task_class_of(name: str) -> type[Task]:
     return method.tasks[task]
 
 
+def falling(name: str, terms: Mapping[str, float]) -> float:
+    """What must fall on one batch."""
+    if name in FALLING_TERM:
+        return terms[FALLING_TERM[name]]
+    return sum(value for term, value in terms.items() if term.endswith("_loss"))
+
+
 def phase_starts(run: Run) -> list[int]:
     starts, before = [], 0
     for phase in run.phases:
@@ -95,7 +104,7 @@ def phase_starts(run: Run) -> list[int]:
 
 
 def test_every_task_has_its_row_in_the_tables():
-    assert set(TASKS) == set(SMALL) == set(PUBLISHED) == set(PARAMETERS)
+    assert set(DRAWING) == set(SMALL) == set(PUBLISHED) == set(PARAMETERS)
 
 
 def test_an_unknown_task_is_refused_with_a_list_of_what_there_is():
@@ -128,7 +137,7 @@ def test_three_steps_change_every_trained_parameter_and_no_frozen_one(name: str)
         for parameter_name, parameter in run.task.named_parameters():
             if parameter_name not in trained:
                 assert torch.equal(parameter, before[parameter_name]), f"{parameter_name} is frozen"
-            elif not parameter_name.endswith(tuple(UNMOVED[name])):
+            elif not parameter_name.endswith(tuple(UNMOVED.get(name, ()))):
                 assert not torch.equal(parameter, before[parameter_name]), f"{parameter_name} is trained"
 
 
@@ -136,7 +145,7 @@ def test_three_steps_change_every_trained_parameter_and_no_frozen_one(name: str)
 def test_on_one_batch_the_loss_falls(name: str):
     run = small_run(name)
     batch = fixed_batch(run.task)
-    losses = [run.advance(batch)[FALLING_TERM[name]] for _ in range(20)]
+    losses = [falling(name, run.advance(batch)) for _ in range(20)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -156,12 +165,13 @@ def test_stopped_in_every_phase_a_run_ends_with_the_same_bytes(name: str, tmp_pa
     assert checkpoint.to_files(stopped.snapshot()) == checkpoint.to_files(whole.snapshot())
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DRAWING)
 def test_a_published_model_draws_pictures_of_the_content_s_size_and_range(name: str, tmp_path: Path):
-    run = small_run(name)
-    advance(run, 1)
+    task = small_task(name)
+    if task.trains:
+        advance(Run(task, seed=0), 1)
     method, task_name = find_task(name)
-    write_model(tmp_path, run.task, method, task_name)
+    write_model(tmp_path, task, method, task_name)
     model = load_model(tmp_path)
     content = photos(1, 64)[..., :45]
     result = model.stylize(content, [Style(paintings(1, 40))] * model.task.styles[0])
@@ -176,7 +186,7 @@ def test_half_precision_gives_finite_losses(name: str):
     assert all(torch.tensor(list(terms.values())).isfinite().all() for terms in advance(run, 2))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DRAWING)
 def test_settings_are_described_in_json_that_their_defaults_keep_to(name: str):
     task_class = task_class_of(name)
     for config in (task_class.Config, task_class.Controls):
@@ -205,6 +215,6 @@ def test_the_code_s_digest_is_that_of_its_files():
 
 
 def test_every_encoder_that_a_config_names_is_described():
-    for name in TASKS:
-        encoders = json_schema(task_class_of(name).Config)["properties"]["encoder"]["enum"]
-        assert set(encoders) == set(encoders_description())
+    for name in DRAWING:
+        if (setting := json_schema(task_class_of(name).Config)["properties"].get("encoder")) is not None:
+            assert set(setting["enum"]) <= set(encoders_description())

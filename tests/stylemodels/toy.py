@@ -87,9 +87,11 @@ def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings
     """The task "method/task" at toy size, with `settings` over that."""
     method, task_name = find_task(name)
     task_class = method.tasks[task_name]
+    if base is None and task_class.needs.base_model and task_class.needs.base_model_required:
+        base = base_of(small_task(task_class.needs.base_model), task_class.needs.base_model)
     config = build(task_class.Config, {**SMALL[name], **settings}, base and base.config)
     style_image = paintings(1, 48, seed=2) if task_class.needs.style_image else None
-    encoder = load_encoder(config.encoder)
+    encoder = load_encoder(config.encoder) if hasattr(config, "encoder") else None
     return build_task(task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image)
 
 
