@@ -46,6 +46,7 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "strength": task_class.strength,
         "styles": list(task_class.styles),
         "masks": task_class.masks,
+        "regions": task_class.regions,
         "multiple": task_class.multiple,
         "phases": [{"name": phase.name, "steps": phase.steps} for phase in task.phases()],
     }

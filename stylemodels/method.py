@@ -127,12 +127,23 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """Which parts of the content take their style from which parts of the style picture: those of the same label."""
+
+    content: Tensor  # (1, 1, H, W) over the content, int64
+    style: Tensor  # (1, 1, H', W') over the style picture, int64
+
+
+@dataclass(frozen=True)
 class Style:
     """A style picture at run time."""
 
     image: Tensor  # (1, 3, H, W), any H and W
     weight: float = 1.0  # `stylize.py` makes them sum to 1
-    mask: Tensor | None = None  # (1, 1, H, W) over the content, in [0, 1]
+    # (1, 1, H, W) over the content, in [0, 1]. `stylize.py` gives all styles one or none; then they sum to 1 at every
+    # pixel, and the weights are in them already
+    mask: Tensor | None = None
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,7 @@ class Task(nn.Module):
     given_parts: ClassVar[tuple[str, ...]] = ()  # submodules that stay as they were given: not in checkpoints
     styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most styles at run time; (0, 0): the model is the style
     masks: ClassVar[bool] = False  # one mask per style
+    regions: ClassVar[bool] = False  # label maps of content and style
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
     trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
