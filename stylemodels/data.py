@@ -188,6 +188,11 @@ class Batches:
             batch |= reader.read(step)
         return batch
 
+    def round(self) -> Iterator[dict[str, Tensor]]:
+        """Batches until every stream has shown all its pictures once; shorter streams begin again meanwhile."""
+        steps = max(-(-len(reader.members) // reader.stream.count) for reader in self._readers.values())
+        return (self.at(step) for step in range(steps))
+
     def close(self) -> None:
         """End the background thread. What it has begun it finishes first."""
         self._thread.shutdown(cancel_futures=True)

@@ -84,7 +84,7 @@ class FolderRun:
             streams = self.run.streams()
             with self._batches(streams) as batches:
                 while self.run.step < self.run.total_steps and self.run.streams() == streams:
-                    terms = self.run.advance(batches.at(self.run.step))
+                    terms = self.run.advance(batches.at(self.run.step)) | self._validation_if_due()
                     speed = (self.run.step - first) / (time.monotonic() - started_at)
                     say(self.run.step, self.run.total_steps, terms, speed)
                     self._save_if_due()
@@ -119,6 +119,13 @@ class FolderRun:
                 print(f"{folder}: passed over, {error}")
             else:
                 return
+
+    def _validation_if_due(self) -> dict[str, float]:
+        streams = self.task.validation_streams()
+        if not streams or not due(self.run.step, self.config.checkpoint_every, self.run.total_steps):
+            return {}
+        with self._batches(streams) as batches:
+            return self.run.evaluate(batches.round())
 
     def _save_if_due(self) -> None:
         if due(self.run.step, self.config.checkpoint_every, self.run.total_steps):

@@ -272,9 +272,13 @@ class Task(nn.Module):
             optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Figures over validation pictures, by name; none by default."""
+    def validation_streams(self) -> dict[str, Stream]:
+        """The pictures that `evaluate` sees, best of `part="validation"`; without any it is not called."""
         return {}
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Figures over one round of `validation_streams`, by name; at every checkpoint, plotted as `validation_...`."""
+        raise TypeError(f"{type(self).__name__} has validation_streams but does not say what to measure: evaluate()")
 
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: Any) -> Picture:
         """`content` (1, 3, H, W), sides multiples of `multiple`, in the mixture of `styles`."""

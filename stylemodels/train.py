@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ class Run:
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """One training step. Returns its terms. Raises Diverged when one of them is not finite."""
-        batch = {name: channels_last(pictures) for name, pictures in batch.items()}
+        batch = channels_last_batch(batch)
         if self.step == 0:
             self.task.calibrate(batch)
         low = self.task.config.precision == "bf16"
@@ -101,6 +101,17 @@ class Run:
         """The task's preview grid: named pictures (3, H, W) in [0, 1]. Training does not notice."""
         with unchanged_randomness():
             return [(name, picture.detach().float().clamp(0, 1).cpu()) for name, picture in self.task.preview(batch)]
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The task's figures over validation pictures as `validation_...`. Training does not notice."""
+        training = self.task.training
+        self.task.eval()
+        try:
+            with unchanged_randomness(), torch.no_grad():
+                figures = self.task.evaluate(map(channels_last_batch, batches))
+        finally:
+            self.task.train(training)
+        return {f"validation_{name}": float(value) for name, value in figures.items()}
 
     def snapshot(self) -> State:
         """A copy of the whole state on the CPU, to be written while training goes on."""
@@ -177,6 +188,10 @@ def trained_state(task: Task) -> dict[str, Tensor]:
 
 def channels_last(pictures: Tensor) -> Tensor:
     return pictures.contiguous(memory_format=torch.channels_last) if pictures.ndim == 4 else pictures
+
+
+def channels_last_batch(batch: Batch) -> Batch:
+    return {name: channels_last(pictures) for name, pictures in batch.items()}
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -50,11 +50,21 @@ class Training:
     def _step(self, batch: Batch) -> None:
         terms = self.run.advance(batch)
         images = sum(tensor.shape[0] for tensor in batch.values() if tensor.ndim == 4)
+        checkpoint_due = due(self.run.step, self.config.checkpoint_every, self.run.total_steps)
+        if checkpoint_due:
+            terms |= self._validation()
         self.spool.step_done(self.run.step, terms, images=images)
-        if due(self.run.step, self.config.checkpoint_every, self.run.total_steps):
+        if checkpoint_due:
             self.spool.checkpoint(self.run.snapshot())
         self._draw_start()
         self._draw_previews_if_due()
+
+    def _validation(self) -> dict[str, float]:
+        streams = self.run.task.validation_streams()
+        if not streams:
+            return {}
+        with self._batches(streams) as batches:
+            return self.run.evaluate(batches.round())
 
     def _draw_start(self) -> None:
         """The grid of the state that the run began with. Nobody is made to wait for it before the first step."""
