@@ -1,4 +1,4 @@
-"""A finished model as files: `model.safetensors`, `config.json` and a model card, `README.md`.
+"""A finished model as files: `model.safetensors`, `config.json`, a model card, `README.md`, and `model.onnx`.
 
 The first two depend on method, settings, seed and pictures alone; job, date and data sets stand on the card.
 """
@@ -17,6 +17,8 @@ from torch import Tensor
 from stylemodels.checkpoint import Damaged, digest_of, load_tensors, save_tensors
 from stylemodels.encoders import Encoder
 from stylemodels.method import Base, Method, Task
+from stylemodels.onnx_export import OnnxResult, write_onnx
+from stylemodels.onnx_export import card_lines as onnx_lines
 from stylemodels.settings import as_json
 
 MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -48,15 +50,21 @@ class Card:
     losses: Mapping[str, float] = field(default_factory=dict)  # the last step's terms
 
 
-def write_model(folder: Path, task: Task, method: Method, task_name: str, card: Card | None = None) -> Description:
-    """Write the model's files into `folder`, which is made if it is not there."""
+def write_model(
+    folder: Path, task: Task, method: Method, task_name: str, card: Card | None = None, *, onnx: bool = False
+) -> Description:
+    """Write the model's files into `folder`, which is made if it is not there.
+
+    onnx: also `model.onnx` where the method has one; it takes some seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     description = describe_model(task, method, task_name)
     tensors = task.model_tensors()
     save_tensors(tensors, folder / MODEL_FILE, metadata_of(description, method))
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(description), indent=1, sort_keys=True) + "\n")
     digest = hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
-    (folder / CARD_FILE).write_text(card_text(description, method, card or Card(), digest))
+    result = write_onnx(folder, task) if onnx else None
+    (folder / CARD_FILE).write_text(card_text(description, method, card or Card(), digest, result))
     return description
 
 
@@ -108,7 +116,7 @@ def metadata_of(description: Description, method: Method) -> dict[str, str]:
     }
 
 
-def card_text(description: Description, method: Method, card: Card, digest: str) -> str:
+def card_text(description: Description, method: Method, card: Card, digest: str, onnx: OnnxResult | None = None) -> str:
     """The model card: front matter as on the Hugging Face Hub, then what one wants to know first."""
     front = ["---", "library_name: stylefoundry", "pipeline_tag: image-to-image"]
     front += ["tags:", "- style-transfer", f"- {description.method}"]
@@ -117,7 +125,8 @@ def card_text(description: Description, method: Method, card: Card, digest: str)
     if card.datasets:
         front += ["datasets:", *(f"- {json.dumps(name)}" for name in card.datasets.values())]
     front += ["---", ""]
-    return "\n".join(front + card_body(description, method, card, digest)) + "\n"
+    body = card_body(description, method, card, digest) + ([] if onnx is None else ["", *onnx_lines(onnx)])
+    return "\n".join(front + body) + "\n"
 
 
 def card_body(description: Description, method: Method, card: Card, digest: str) -> list[str]:

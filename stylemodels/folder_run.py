@@ -90,7 +90,7 @@ class FolderRun:
                     self._save_if_due()
                     self._draw_previews_if_due()
         card = Card(seed=self.seed, base_model=self.base_name, losses=terms)
-        write_model(self.model_folder, self.task, self.method, self.task_name, card)
+        write_model(self.model_folder, self.task, self.method, self.task_name, card, onnx=self.config.onnx)
 
     @cached_property
     def _preview_batch(self) -> Batch:

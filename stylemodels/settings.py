@@ -55,6 +55,7 @@ class Common:
     checkpoint_every: int = setting(500, "steps between checkpoints", ge=1)
     preview_every: int = setting(500, "steps between preview grids", ge=1)
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16 runs convolutions in bfloat16; statistics stay in fp32")
+    onnx: bool = setting(True, "the finished model also as model.onnx, where the method allows; takes some seconds")
 
 
 def json_schema(config: type) -> dict[str, Any]:

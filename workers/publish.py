@@ -36,7 +36,7 @@ def publish(work: Work, task: Task, method: Method, samples: Mapping[str, bytes]
     job, objects, patience = work.job, work.platform.objects, work.patience
     with TemporaryDirectory(prefix="model-") as name:
         folder = Path(name)
-        description = write_model(folder, task, method, job.task, _card(work))
+        description = write_model(folder, task, method, job.task, _card(work), onnx=task.config.onnx)
         _add_samples(folder, samples)
         prefix = model_prefix(job.tenant_id, job.id, job.attempt)
         files = [_upload(objects, patience, prefix, folder, path) for path in _files(folder)]

@@ -32,6 +32,7 @@ CONFIG = {
     "batch_size": 1,
     "meta_batch": 1,
     "checkpoint_every": 25,
+    "onnx": False,
     "preview_every": 150,
 }
 

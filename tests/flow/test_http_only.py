@@ -28,6 +28,7 @@ TOY = {
     "batch_size": 1,
     "meta_batch": 1,
     "checkpoint_every": 2,
+    "onnx": False,
 }
 ADAPT = {"steps": 3, "content_size": 32, "style_size": 32, "batch_size": 1, "checkpoint_every": 2}
 

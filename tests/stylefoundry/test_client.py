@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 SMALL = {
     "encoder": "random", "width": 4, "res_blocks": 1, "content_size": 32, "style_size": 32, "batch_size": 1,
-    "steps": 6, "checkpoint_every": 3, "preview_every": 3, "style_weight": 10.0,
+    "steps": 6, "checkpoint_every": 3, "preview_every": 3, "style_weight": 10.0, "onnx": False,
 }  # fmt: skip
 TRAIN = SMALL | {"meta_batch": 1, "inner_lr": 0.001}
 ADAPT = {key: value for key, value in SMALL.items() if key not in ("encoder", "width", "res_blocks")} | {

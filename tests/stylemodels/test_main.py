@@ -20,7 +20,7 @@ from tests.stylemodels.toy import paintings, photos, write_pictures
 
 TINY = ["content_size=32", "style_size=32", "batch_size=1", "style_weight=30"]
 TINY_NETWORK = ["encoder=random", "width=4", "res_blocks=1"]
-TINY_TRAIN = [*TINY, *TINY_NETWORK, "meta_batch=1", "steps=4", "checkpoint_every=2", "preview_every=2"]
+TINY_TRAIN = [*TINY, *TINY_NETWORK, "meta_batch=1", "steps=4", "checkpoint_every=2", "preview_every=2", "onnx=false"]
 TINY_ADAPT = [*TINY, "steps=3", "preview_steps=[0]"]
 
 

@@ -35,6 +35,7 @@ SMALL: Mapping[str, Any] = {
     "batch_size": 1,
     "steps": 6,
     "checkpoint_every": 2,
+    "onnx": False,
     "preview_every": 3,
 }
 TRAIN: Mapping[str, Any] = {**SMALL, "meta_batch": 1, "inner_lr": 0.001, "style_weight": 10.0}
