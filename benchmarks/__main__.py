@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("submit", "claims", "adapt", "tax", "recovery", "data")
+NAMES = ("submit", "claims", "adapt", "tax", "recovery", "data", "step")
 
 
 def main() -> int:
