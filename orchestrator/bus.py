@@ -18,6 +18,7 @@ from redis.retry import Retry
 WAKE_CHANNEL = "stylefoundry:wake"
 REQUESTS = "stylefoundry:stylize"
 IDLE = "stylefoundry:idle:"
+AWAITED_S = 10  # so long after its last sign is whoever asked for a picture believed to wait
 
 
 class Bus:
@@ -83,6 +84,7 @@ class Bus:
     def request(self, request_id: str, body: dict[str, Any], blobs: dict[str, bytes], *, expire_s: int) -> None:
         """Offer a request to the warm workers; all of it expires. Raises redis.RedisError."""
         pipeline = self._redis.pipeline(transaction=True)
+        pipeline.set(_awaited(request_id), "1", ex=AWAITED_S)
         for name, data in blobs.items():
             pipeline.set(f"{REQUESTS}:{request_id}:{name}", data, ex=expire_s)
         pipeline.rpush(REQUESTS, json.dumps(body | {"id": request_id}))
@@ -108,15 +110,29 @@ class Bus:
         pipeline.execute()
 
     def wait_for_answer(self, request_id: str, *, timeout_s: float) -> tuple[dict[str, Any], bytes] | None:
-        """Raises redis.RedisError."""
+        """The answer; None when none came in time. Whoever asks still waits. Raises redis.RedisError."""
         key = f"{REQUESTS}:{request_id}:answer"
         deadline = time.monotonic() + timeout_s
+        self._redis.set(_awaited(request_id), "1", ex=AWAITED_S)
         while (left := deadline - time.monotonic()) > 0:  # below the socket's own time limit each time
             popped = self._redis.blpop([key], timeout=min(left, 3.0))
             if popped is not None:
                 data = self._redis.lpop(key)
                 return dict(json.loads(popped[1])), bytes(data or b"")
+            self._redis.set(_awaited(request_id), "1", ex=AWAITED_S)
         return None
+
+    def withdraw(self, request_id: str) -> None:
+        """Nobody waits for this answer any more. Raises redis.RedisError."""
+        self._redis.delete(_awaited(request_id))
+
+    def is_awaited(self, request_id: str) -> bool:
+        """Whether somebody still waits for the answer. Raises redis.RedisError."""
+        return bool(self._redis.exists(_awaited(request_id)))
+
+
+def _awaited(request_id: str) -> str:
+    return f"{REQUESTS}:{request_id}:awaited"
 
 
 class Listener:

@@ -37,6 +37,10 @@ class TaskInfo:
     style_image: bool
     controls: Mapping[str, Any]  # JSON Schema of what a finished model can be told
     styles: tuple[int, int]  # fewest and most style pictures of a stylisation
+    strength: str  # which control goes from 0, the content, to 1, the style; empty where none does
+    masks: bool  # a mask for each style
+    regions: bool  # label maps of content and style
+    trains: bool  # False: there is nothing to learn, so no job
     phases: tuple[Mapping[str, Any], ...]  # {"name", "steps"} with the default settings
 
     def complete(self, config: Mapping[str, Any], base_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -127,5 +131,9 @@ def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
         style_image=described["style_image"],
         controls=described["controls"],
         styles=(fewest, most),
+        strength=described["strength"],
+        masks=described["masks"],
+        regions=described["regions"],
+        trains=described["trains"],
         phases=tuple(described["phases"]),
     )

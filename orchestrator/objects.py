@@ -221,5 +221,9 @@ def log_key(tenant: str, job_id: str, attempt: int) -> str:
     return f"{attempt_prefix(tenant, job_id, attempt)}/log.jsonl"
 
 
+def builtin_prefix(sha256: str) -> str:
+    return f"builtin/{sha256}"
+
+
 def weights_key(sha256: str) -> str:
     return f"weights/{sha256}"

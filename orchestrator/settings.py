@@ -54,7 +54,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(Path(".stylefoundry/cache"), description="shards and base models on a worker's disk")
     cache_max_mib: int = Field(10_240, description="size of that cache, MiB; the least recently used go first", ge=64)
     weights_dir: Path = Field(Path(".stylefoundry/weights"), description="encoder weights on a worker's disk")
-    max_picture_mpx: int = Field(100, description="largest picture that an ingest takes, megapixels", ge=1)
+    max_picture_mpx: int = Field(
+        100, description="largest picture in an ingest, into and out of a stylisation, megapixels", ge=1
+    )
+
+    stylize_timeout_s: float = Field(120.0, description="longest time that a stylisation may take, seconds", gt=0)
 
     log_json: bool = Field(True, description="log lines as JSON; false: for people")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx2
+
 from stylefoundry import events, fetch, push
 from stylefoundry.address import find_address
 from stylefoundry.errors import JobFailed
@@ -36,6 +38,7 @@ from stylefoundry.types import (
 )
 
 PATIENCE_S = 60.0
+STYLIZE_S = 3600.0  # the service sets the limit
 
 
 class Client:
@@ -252,17 +255,27 @@ class Client:
         *,
         version: int | str = "latest",
         styles: Sequence[Path | str] = (),
+        masks: Sequence[Path | str] = (),
+        weights: Sequence[float] | None = None,
+        labels: tuple[Path | str, Path | str] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """A picture in the model's style, as large as `content`: a PNG, or what `params["format"]` says.
+        """A picture in the model's style, as large as `content` unless `params` say a size.
 
-        styles: pictures, for models of arbitrary styles. params: the model's controls, e.g. `{"strength": 0.5}`.
+        styles: pictures, for models of arbitrary styles; weights: a number for each. masks: gray pictures as large as
+        `content`, one for each style, white where it goes. labels: PNGs over content and style, for models that
+        pair regions of the same colour. params: the model's controls, as `{"strength": 0.5, "preserve_color":
+        "luminance"}`, and `format`: png (default), png16, jpeg or webp.
         """
-        parts = [("content", Path(content)), *(("style", Path(style)) for style in styles)]
-        files: list[tuple[str, Any]] = [(part, (path.name, path.read_bytes())) for part, path in parts]
-        if params:
-            files.append(("params", (None, json.dumps(dict(params)))))
-        return self.http.request("POST", f"{_model(name, version)}/stylize", files=files, timeout=300).content
+        parts: list[tuple[str, Path | str]] = [("content", content)]
+        parts += [("style", style) for style in styles] + [("mask", mask) for mask in masks]
+        if labels is not None:
+            parts += zip(("content_labels", "style_labels"), labels, strict=True)
+        files: list[tuple[str, Any]] = [(part, (Path(path).name, Path(path).read_bytes())) for part, path in parts]
+        told = dict(params or {}) | ({} if weights is None else {"weights": list(weights)})
+        files.append(("params", (None, json.dumps(told))))
+        timeout = httpx2.Timeout(STYLIZE_S, connect=5)
+        return self.http.request("POST", f"{_model(name, version)}/stylize", files=files, timeout=timeout).content
 
     def set_alias(self, name: str, alias: str, version: int) -> Model:
         """Let `name@alias` mean this version."""

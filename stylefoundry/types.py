@@ -166,6 +166,7 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    builtin: bool = False  # comes with the service: everybody has it
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,9 @@ class TaskInfo:
     style_image: bool = False
     controls: dict[str, Any] = field(default_factory=dict)  # JSON Schema of what a finished model can be told
     styles: tuple[int, int] = (0, 0)  # fewest and most style pictures of a stylisation
+    masks: bool = False  # a mask for each style
+    regions: bool = False  # label maps of content and style
+    trains: bool = True  # false: there is nothing to learn, so no job
 
 
 @dataclass(frozen=True)

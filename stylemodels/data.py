@@ -285,7 +285,7 @@ class PictureCache:
         data = source.read(index)
         try:
             if stream.squash:
-                picture = decode_squashed(data, stream.size)
+                picture = decode_squashed(data, stream.load_size or stream.size)
             else:
                 picture = decode_for_crop(data, stream.load_size, size=stream.size)
         except ValueError as error:
@@ -324,7 +324,7 @@ def _check(name: str, stream: Stream, source: PictureSource, *, workers: int) ->
         raise ValueError(
             f"stream {name}: {stream.count} pictures a step cannot be shared out{of_classes} to {workers} workers"
         )
-    if stream.load_size and stream.load_size < stream.size and not stream.squash:
+    if stream.load_size and stream.load_size < stream.size:
         raise ValueError(f"stream {name}: load size {stream.load_size} is smaller than the crop of {stream.size} px")
     if stream.per_class > 1 and source.labels is None:
         raise ValueError(f"stream {name}: pictures of one class are wanted, but {stream.dataset!r} has no classes")

@@ -12,6 +12,7 @@ from stylemodels.encoders import encoders_description
 from stylemodels.export import parameter_counts
 from stylemodels.method import Given, Method, Task
 from stylemodels.methods import all_methods
+from stylemodels.options import controls_schema
 from stylemodels.settings import json_schema
 from stylemodels.stylize import outline
 
@@ -41,7 +42,7 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "base_model_required": needs.base_model is not None and needs.base_model_required,
         "style_image": needs.style_image,
         "parameters": parameter_counts(task),
-        "controls": json_schema(task_class.Controls),
+        "controls": controls_schema(task_class),
         "trains": task_class.trains,
         "strength": task_class.strength,
         "styles": list(task_class.styles),

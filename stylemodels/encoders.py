@@ -49,7 +49,7 @@ FIXED_PADDING_AND_POOLING = ("small", "small-narrow")  # reflect and max: they w
 class Encoder(nn.Module):
     """Frozen: no parameter ever needs a gradient. Gradients flow through to the picture, also second ones."""
 
-    def __init__(self, name: str, channels: Mapping[str, int], network: nn.Module) -> None:
+    def __init__(self, name: EncoderName, channels: Mapping[str, int], network: nn.Module) -> None:
         super().__init__()
         self.name = name
         self.channels = dict(channels)

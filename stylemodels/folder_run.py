@@ -49,6 +49,8 @@ class FolderRun:
         """
         self.method, self.task_name = find_task(task)
         task_class = self.method.tasks[self.task_name]
+        if not task_class.trains:
+            raise ValueError(f"{task}: there is nothing to train, its model comes with the package: use `stylize`")
         base_model = None if base is None else read_base(base)
         self.config: Any = build(task_class.Config, settings, None if base_model is None else base_model.config)
         self.sources = open_folders(task_class, folders)

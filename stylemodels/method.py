@@ -31,7 +31,7 @@ class Stream:
     count: int  # pictures a step, over all workers
     size: int  # side of the square crop
     load_size: int = 0  # shorter side before the crop; 0 keeps the picture
-    squash: bool = False  # straight to size x size, aspect ignored (MetaStyle's styles)
+    squash: bool = False  # aspect ignored: to load_size x load_size before the crop (0: straight to size x size)
     augment: Literal["none", "flip", "tpfr", "ctb", "cifar", "imagenet"] = "none"
     per_class: int = 1  # pictures of one class, drawn together and side by side in the batch
     part: Literal["all", "train", "validation"] = "all"  # split by content hash
@@ -287,6 +287,13 @@ class Task(nn.Module):
     def stylize_video(self, frames: Iterator[Tensor], styles: Sequence[Style], controls: Any) -> Iterator[Picture]:
         """One by one, unless the method knows better."""
         return (self.stylize(frame, styles, controls) for frame in frames)
+
+    def video_state(self) -> dict[str, Tensor]:
+        """What the next picture of `stylize_video` depends on besides its frame; nothing by default."""
+        return {}
+
+    def load_video_state(self, state: Mapping[str, Tensor]) -> None:
+        """Have the next `stylize_video` go on where `video_state` was taken; from {} it begins anew."""
 
     def stylize_tiles(
         self, source: Raster, target: Raster, styles: Sequence[Style], controls: Any, *, tile: int

@@ -2,74 +2,224 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
-from math import fsum
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
+from stylemodels.colour import luminance_only
 from stylemodels.encoders import Encoder, EncoderName, encoders_description, load_encoder
-from stylemodels.export import Description, read_model
-from stylemodels.method import Given, Style, Task
+from stylemodels.export import MODEL_FILE, Description, read_model
+from stylemodels.method import Given, Picture, Style, Task
 from stylemodels.methods import find_task
+from stylemodels.options import Options, Told, told
+from stylemodels.prepare import (
+    Size,
+    check_in_memory,
+    check_picture,
+    drawn_size,
+    normalised,
+    padded,
+    padded_size,
+    prepared_styles,
+    scaled,
+    size_of,
+    tile_of,
+)
+from stylemodels.raster import Raster
 from stylemodels.settings import build
 from stylemodels.weights import Weights
+from stylemodels.whitening import Moments
 
-MIN_SIDE_PX = 16
+Report: TypeAlias = Callable[[float], None]  # told how much of a drawing is done, 0 to 1
 
 
 class Model:
-    """A finished model, ready to draw."""
+    """A finished model, ready to draw. It draws one picture at a time."""
 
     def __init__(self, task: Task, description: Description) -> None:
+        """Raises ValueError for weights that are not finite numbers."""
+        for name, tensor in task.model_tensors().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"{MODEL_FILE}: {name} contains values that are not numbers")
         self.task = task
         self.description = description
-
-    def stylize(
-        self, content: Tensor, styles: Sequence[Style] = (), controls: Mapping[str, Any] | None = None
-    ) -> Tensor:
-        """Draw one picture.
-
-        content: (1, 3, H, W), RGB in [0, 1], sides from 16 px. styles: as many as the method takes; their weights are
-        made to sum to 1. controls: the model's own, by name; what is left out has its default.
-
-        Returns (1, 3, H, W) in [0, 1], as large as the content.
-        Raises ValueError for a picture that is too small, the wrong number of styles, and bad controls.
-        """
-        height, width = content.shape[-2:]
-        if content.ndim != 4 or content.shape[:2] != (1, 3):
-            raise ValueError(f"content: a picture has the shape (1, 3, H, W), not {tuple(content.shape)}")
-        if min(height, width) < MIN_SIDE_PX:
-            raise ValueError(f"content: {width} x {height} px were given, sides must be at least {MIN_SIDE_PX} px")
-        told: Any = build(self.task.Controls, controls or {})
-        chosen = self._checked_styles(styles)
-        multiple = self.task.multiple
-        padded = pad(content, (0, -width % multiple, 0, -height % multiple), mode="reflect")
-        picture = self.task.stylize(padded, chosen, told)
-        if picture.image is None:
-            raise ValueError(f"a model of {self.name} draws no pictures")
-        return picture.image[..., :height, :width].float().clamp(0, 1)
 
     @property
     def name(self) -> str:
         """Method and task: "metastyle/adapt"."""
         return f"{self.description.method}/{self.description.task}"
 
-    def _checked_styles(self, styles: Sequence[Style]) -> list[Style]:
-        fewest, most = self.task.styles
-        if not fewest <= len(styles) <= most:
-            allowed = "none: the model is the style" if most == 0 else f"{fewest} to {most}"
-            raise ValueError(f"styles: {len(styles)} pictures were given, a model of {self.name} takes {allowed}")
-        for style in styles:
-            if style.mask is not None and not self.task.masks:
-                raise ValueError(f"styles: a mask was given, but a model of {self.name} takes none")
-        weights = normalised([style.weight for style in styles])
-        return [replace(style, weight=weight) for style, weight in zip(styles, weights, strict=True)]
+    def stylize(
+        self,
+        content: Tensor,
+        styles: Sequence[Style] = (),
+        controls: Mapping[str, Any] | None = None,
+        *,
+        report: Report | None = None,
+    ) -> Tensor:
+        """Draw one picture.
+
+        content: (1, 3, H, W), RGB in [0, 1], sides from 16 px.
+        styles: as many as the method takes, pictures of any size. Their weights are made to sum to 1. Masks lie over
+            the content; where any style has one, a style without has what the masks leave, styles that overlap share
+            by mask times weight, and where nobody has a share all have theirs by weight.
+        controls: the model's own and those of `options.Options`, by name; what is left out has its default.
+        report: called now and then with how much is done, 0 to 1; at last with 1.
+
+        Returns (1, 3, H, W) in [0, 1], as large as the content, or as `size` says.
+        Raises ValueError that names what cannot be used: the picture, a style, a mask, a control.
+        """
+        told = self.told(controls)
+        check_picture("content", content)
+        given = size_of(content)
+        drawn = drawn_size(given, told.options)
+        check_in_memory(drawn)
+        return self.draw(scaled(content.float(), drawn), styles, told, given=given, report=report)
+
+    def draw(
+        self,
+        content: Tensor,
+        styles: Sequence[Style],
+        told: Told,
+        *,
+        given: Size,
+        report: Report | None = None,
+    ) -> Tensor:
+        """`stylize` for a content that has the size already that it is drawn at; masks lie over one of size `given`."""
+        options, drawn = told.options, size_of(content)
+        tile = tile_of(self.task, options, drawn)
+        colours = Moments.of(content) if options.preserve_color == "coral" else None
+        ready = prepared_styles(self.task, styles, options, given=given, drawn=drawn, colours=colours)
+        canvas = padded(content, padded_size(type(self.task), drawn))
+        with self.reporting(report, options.passes) as passes:
+            if tile:
+                image = self._in_tiles(canvas, ready, told, passes, tile)
+            else:
+                image = canvas
+                for _ in passes:
+                    image = self._image_of(self.task.stylize(image, ready, told.controls))
+        return finished(image, content, options)
+
+    def frames(
+        self,
+        frames: Iterator[Tensor],
+        styles: Sequence[Style] = (),
+        controls: Mapping[str, Any] | None = None,
+        *,
+        opening: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Draw a video: each frame as `stylize` takes and gives it, all of one size.
+
+        Styles, masks and controls are the same for all frames; coral takes the colours of the first: `opening`, where
+        `frames` go on in the middle of a video. Frames are drawn whole. Raises ValueError, when the first frame that
+        cannot be used is asked for, as `stylize` does.
+        """
+        options, own = self.told(controls)
+        if options.tile:
+            raise ValueError(f"tile: {options.tile} was given, but the frames of a video are drawn whole: leave it out")
+        first = next(frames, None)
+        if first is None:
+            return
+        check_picture("frame 1", first)
+        given = size_of(first)
+        drawn = drawn_size(given, options)
+        tile_of(self.task, options, drawn)
+        shown = scaled((first if opening is None else opening).float(), drawn)
+        colours = Moments.of(shown) if options.preserve_color == "coral" else None
+        ready = prepared_styles(self.task, styles, options, given=given, drawn=drawn, colours=colours)
+        contents: deque[Tensor] = deque()  # of the frames that are being drawn: a method may read ahead
+        pictures = self._canvases(chain([first], frames), given, drawn, contents)
+        for _ in range(options.passes):
+            pictures = map(self._image_of, self.task.stylize_video(pictures, ready, own))
+        for image in pictures:
+            yield finished(image, contents.popleft(), options)
+
+    def told(self, controls: Mapping[str, Any] | None) -> Told:
+        """Named controls, checked and completed. Raises InvalidConfig."""
+        return told(type(self.task), controls)
+
+    @contextmanager
+    def reporting(self, report: Report | None, passes: int) -> Iterator[Iterator[int]]:
+        """Gives the passes to go through, while the task tells `report` of its share of each."""
+
+        def counted() -> Iterator[int]:
+            for done in range(passes):
+                if report is not None:
+                    self.task.report = partial(report_pass, report, done, passes)
+                yield done
+
+        silent = self.task.report
+        try:
+            yield counted()
+        finally:
+            self.task.report = silent
+        if report is not None:
+            report(1.0)
+
+    def draw_tiles(
+        self,
+        source: Raster,
+        folder: Path,
+        styles: Sequence[Style],
+        told: Told,
+        passes: Iterator[int],
+        tile: int,
+    ) -> Raster:
+        """All passes over a padded picture on disk, in tiles. `source` stays; the result lies in `folder`."""
+        for done in passes:
+            path = folder / f"pass-{done % 2}.raster"
+            target = Raster(path, source.height, source.width, told.options.storage)
+            self.task.stylize_tiles(source, target, styles, told.controls, tile=tile)
+            source = target
+        return source
+
+    def _in_tiles(
+        self, canvas: Tensor, styles: Sequence[Style], told: Told, passes: Iterator[int], tile: int
+    ) -> Tensor:
+        with TemporaryDirectory(prefix="stylize-") as name:
+            source = Raster(Path(name) / "content.raster", *size_of(canvas), told.options.storage)
+            source.write(0, 0, canvas)
+            target = self.draw_tiles(source, Path(name), styles, told, passes, tile)
+            return target.read(0, 0, target.height, target.width)
+
+    def _canvases(
+        self, frames: Iterator[Tensor], given: Size, drawn: Size, contents: deque[Tensor]
+    ) -> Iterator[Tensor]:
+        """Frames checked, scaled and padded; `contents` gets each as it is before padding."""
+        canvas = padded_size(type(self.task), drawn)
+        for number, frame in enumerate(frames, start=1):
+            check_picture(f"frame {number}", frame)
+            if size_of(frame) != given:
+                raise ValueError(f"frame {number}: {size_of(frame)}, but the first has {given}")
+            contents.append(scaled(frame.float(), drawn))
+            yield padded(contents[-1], canvas)
+
+    def _image_of(self, picture: Picture) -> Tensor:
+        if picture.image is None:
+            raise ValueError(f"a model of {self.name} draws no pictures")
+        return picture.image
+
+
+def report_pass(report: Report, done: int, passes: int, share: float) -> None:
+    """Tell `report` of a share of the pass after `done` finished ones."""
+    report((done + share) / passes)
+
+
+def finished(image: Tensor, content: Tensor, options: Options) -> Tensor:
+    """What a task drew, without the padding, in the content's colours if asked for, in [0, 1]."""
+    image = image[..., : content.shape[-2], : content.shape[-1]].float()
+    if options.preserve_color == "luminance":
+        image = luminance_only(image.clamp(0, 1), content)
+    return image.clamp(0, 1)
 
 
 class NoWeights(nn.Module):
@@ -129,13 +279,3 @@ def interpolate(models: Sequence[tuple[Model, float]]) -> Model:
         for name, tensor in task.state_dict().items():
             tensor.copy_(torch.as_tensor(mixed[name]))
     return Model(task, first.description)
-
-
-def normalised(weights: Sequence[float]) -> list[float]:
-    """The weights divided by their sum. Raises ValueError for a negative one, or when all are zero."""
-    if not weights:
-        return []
-    total = fsum(weights)
-    if min(weights) < 0 or not 0 < total < float("inf"):
-        raise ValueError(f"weights: {', '.join(map(str, weights))} were given, they must be at least 0 and not all 0")
-    return [weight / total for weight in weights]

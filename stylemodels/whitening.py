@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 EIG_EPS = 1e-5  # eigenvalues up to this count as zero; features are of the order of 1
+PIECE = 1 << 22  # numbers that are summed at once: 32 MiB in float64
 
 
 class AffineMap(NamedTuple):
@@ -21,13 +22,14 @@ class AffineMap(NamedTuple):
     bias: Tensor  # (N, C)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """features: (N, C, H, W), any real dtype. Returns the same shape and dtype."""
+        """features: (N, C, H, W), any real dtype. Returns the same shape and dtype, channels last."""
         count, channels, height, width = features.shape
-        matrix, bias = self.matrix.to(features.dtype), self.bias.to(features.dtype)
+        matrix, bias = self.matrix.to(features), self.bias.to(features)
+        flat = features.permute(0, 2, 3, 1).reshape(count, height * width, channels)
         # baddbmm is one of the functions that autocast would take down to bfloat16
         with torch.autocast(features.device.type, enabled=False):
-            mapped = torch.baddbmm(bias[..., None], matrix, features.reshape(count, channels, height * width))
-        return mapped.view(count, channels, height, width)
+            mapped = torch.baddbmm(bias[:, None], flat, matrix.transpose(1, 2))
+        return mapped.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def blended(self, alpha: float) -> AffineMap:
         """The map to `alpha` f' + (1 - alpha) f: at 0 nothing changes."""
@@ -55,28 +57,33 @@ class Moments:
 
     def add(self, features: Tensor) -> None:
         """Count the positions of `features` (N, C, H, W), any H and W."""
-        flat = features.detach().flatten(2).double()
+        flat = features.detach().permute(0, 2, 3, 1).flatten(1, 2)
+        for piece in torch.split(flat, max(PIECE // flat.shape[2], 1), dim=1):
+            self._add(piece.double())
+
+    def _add(self, vectors: Tensor) -> None:
+        """vectors: (N, positions, C), float64."""
         if self.positions == 0:
-            self._shift = flat.mean(2, keepdim=True)
+            self._shift = vectors.mean(1, keepdim=True)
             self._sum = torch.zeros_like(self._shift)
-            self._outer = torch.zeros(*flat.shape[:2], flat.shape[1], dtype=flat.dtype, device=flat.device)
-        centred = flat - self._shift
-        self.positions += flat.shape[2]
-        self._sum = self._sum + centred.sum(2, keepdim=True)
-        self._outer = self._outer + centred @ centred.transpose(1, 2)
+            self._outer = vectors.new_zeros(len(vectors), vectors.shape[2], vectors.shape[2])
+        centred = vectors - self._shift
+        self.positions += vectors.shape[1]
+        self._sum = self._sum + centred.sum(1, keepdim=True)
+        self._outer = self._outer + centred.transpose(1, 2) @ centred
 
     @property
     def mean(self) -> Tensor:
         """(N, C), float64. Raises ValueError when nothing was added."""
         self._check(1)
-        return (self._shift + self._sum / self.positions)[..., 0]
+        return (self._shift + self._sum / self.positions)[:, 0]
 
     @property
     def covariance(self) -> Tensor:
         """(N, C, C), float64, divided by positions - 1; of a single position all zero, for it has no spread."""
         self._check(1)
         off = self._sum / self.positions
-        return (self._outer - self.positions * (off @ off.transpose(1, 2))) / max(self.positions - 1, 1)
+        return (self._outer - self.positions * (off.transpose(1, 2) @ off)) / max(self.positions - 1, 1)
 
     @property
     def std(self) -> Tensor:
@@ -92,8 +99,11 @@ def matrix_power(covariance: Tensor, power: float, eps: float = EIG_EPS) -> Tens
     """V diag(e^power) V^T of symmetric matrices, over the eigenvalues above `eps`; the others' directions vanish.
 
     covariance: (N, C, C), no negative eigenvalues but for rounding. Returns (N, C, C), float64.
+    Raises ValueError when a value is no number, as after damaged weights.
     Source: Li et al. 2017 (arXiv:1705.08086), section 3.2.
     """
+    if not covariance.isfinite().all():
+        raise ValueError("features: some are not finite, so the weights or the picture hold values that are no numbers")
     values, vectors = torch.linalg.eigh(covariance.double())
     kept = values > eps
     roots = torch.where(kept, torch.where(kept, values, 1.0) ** power, 0.0)
@@ -121,3 +131,13 @@ def wct(content: Tensor, style: Tensor, *, eps: float = EIG_EPS, shrink: float =
     No gradient is meant to cross it: that of an eigendecomposition explodes where eigenvalues coincide.
     """
     return wct_map(Moments.of(content), Moments.of(style), eps=eps, shrink=shrink)(content)
+
+
+def adain_map(content: Moments, style: Moments, *, eps: float = 1e-5) -> AffineMap:
+    """`features.adain` as an affine map, float64, from the moments of both sides.
+
+    eps: added to the variances, which are divided by the number of positions, as in `features.mean_std`.
+    """
+    own, painted = ((m.std.square() * ((m.positions - 1) / m.positions) + eps).sqrt() for m in (content, style))
+    scale = painted / own
+    return AffineMap(torch.diag_embed(scale), style.mean - scale * content.mean)

@@ -1,8 +1,10 @@
 """Stylise requests: taken from Redis while a warm worker is idle, answered over Redis.
 
-A request is {"id", "model": {"prefix", "files"}, "params": {control: value}, "format": "png" | "jpeg", "styles": n},
-with the blobs `content`, `style-0`, … as they were sent. The answer's head is {"status": 200, "content_type", "width",
-"height"} with the picture, or {"status": 422 | 500 | 503, "detail"} without bytes. All of it expires by itself.
+A request is {"id", "model": {"prefix", "files"}, "params": {control: value}, "weights": [number, …] | null, "format":
+"png" | "png16" | "jpeg" | "webp", "styles": n, "masks": bool, "regions": bool, "timeout_s"}, with the blobs `content`,
+`style-0`, …, `mask-0`, …, `content_labels` and `style_labels` as they were sent. The answer's head is {"status": 200,
+"content_type", "width", "height"} with the picture, or {"status": 422, "detail", "pointer": a field of the form | null}
+or {"status": 500 | 503, "detail"} without bytes. All of it expires by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +22,12 @@ from typing import Any
 import redis
 import structlog
 import torch
-from torch import Tensor
 
 from orchestrator.objects import Corrupt, Missing
 from stylemodels.checkpoint import Damaged
 from stylemodels.export import CONFIG_FILE, MODEL_FILE
-from stylemodels.images import encode_jpeg, encode_png, load_picture
-from stylemodels.method import Style
 from stylemodels.stylize import Model, load_model
+from workers.drawing import Expired, Refused, draw
 from workers.inputs import weights_of
 from workers.patience import Patience, brief, is_away
 from workers.platform import Platform
@@ -38,10 +38,6 @@ KEPT_MODELS = 4
 ANSWER_EXPIRES_S = 60
 POLL_S = 1.0  # below the expiry of the worker's presence
 STORE_PATIENCE_S = 5.0  # somebody is waiting
-FORMATS: Mapping[str, tuple[str, Callable[[Tensor], bytes]]] = {
-    "png": ("image/png", encode_png),
-    "jpeg": ("image/jpeg", encode_jpeg),
-}
 
 
 class Models:
@@ -49,12 +45,12 @@ class Models:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._loaded: OrderedDict[str, Model] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], Model] = OrderedDict()
 
     def get(self, pinned: Mapping[str, Any]) -> Model:
         """pinned: {"prefix", "files"}. Raises Missing, Corrupt, Damaged or ValueError when it cannot be used."""
         digests = {file["path"]: str(file["sha256"]) for file in pinned["files"]}
-        key = digests[MODEL_FILE]
+        key = digests[MODEL_FILE], digests[CONFIG_FILE]
         if key not in self._loaded:
             self._loaded[key] = self._load(str(pinned["prefix"]), digests)
         self._loaded.move_to_end(key)
@@ -132,35 +128,22 @@ class Stylist:
 
     def _drawn(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         began_at = time.monotonic()
+        max_mpx = self._platform.settings.max_picture_mpx
         try:
-            head, picture = self._draw(request)
-        except ValueError as error:
-            return {"status": 422, "detail": str(error)}, b""
+            head, picture = draw(request, self._models.get, self._platform.bus, max_mpx=max_mpx)
+        except Refused as error:
+            return {"status": 422, "detail": str(error), "pointer": error.pointer}, b""
+        except ValueError as error:  # the model's own: it cannot be used
+            return {"status": 422, "detail": str(error), "pointer": None}, b""
+        except Expired as error:
+            log.info("stylize_given_up", request=request["id"], reason=str(error))
+            return {"status": 503, "detail": str(error)}, b""
         except Exception as error:
             gone = is_away(error) or isinstance(error, (Missing, Corrupt, Damaged))
             log.warning("stylize_failed", request=request["id"], error=brief(error), exc_info=not gone)
             return {"status": 503 if gone else 500, "detail": brief(error)}, b""
         log.info("stylized", request=request["id"], seconds=round(time.monotonic() - began_at, 3), **head)
         return head, picture
-
-    def _draw(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        if (format := request.get("format", "png")) not in FORMATS:
-            raise ValueError(f"format: {format!r} was given, allowed are {', '.join(FORMATS)}")
-        content_type, encode = FORMATS[format]
-        content = self._picture(request, "content")
-        styles = [Style(self._picture(request, f"style-{n}")) for n in range(int(request.get("styles", 0)))]
-        result = self._models.get(request["model"]).stylize(content, styles, request.get("params") or {})
-        height, width = result.shape[-2:]
-        return {"status": 200, "content_type": content_type, "width": width, "height": height}, encode(result)
-
-    def _picture(self, request: Mapping[str, Any], name: str) -> Tensor:
-        data = self._platform.bus.blob(request["id"], name)
-        if data is None:
-            raise ValueError(f"{name}: the picture has expired before a worker was free")
-        try:
-            return load_picture(data, max_pixels=self._platform.settings.max_picture_mpx * 1_000_000)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
 
     def _answer(self, request: Mapping[str, Any], head: dict[str, Any], data: bytes = b"") -> None:
         self._platform.bus.answer(str(request["id"]), head, data, expire_s=ANSWER_EXPIRES_S)

@@ -11,6 +11,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from orchestrator import shelf
 from orchestrator.api import (
     datasets,
     errors,
@@ -83,22 +84,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(_ensure_admin, services)
     app.state.services = services
     health.measure(app.state.registry, services)
-    bucket = asyncio.create_task(_ensure_bucket(services.objects))
+    stocked = asyncio.create_task(_stock(services.objects))
     try:
         async with news.listening():
             yield
     finally:
-        bucket.cancel()
+        stocked.cancel()
         db.dispose()
 
 
-async def _ensure_bucket(objects: Objects) -> None:
-    """Make the bucket as soon as the object store answers; the API does not wait for it."""
+async def _stock(objects: Objects) -> None:
+    """Make the bucket and fill in the built-in models as soon as the object store answers; the API does not wait."""
     while True:
         try:
             await asyncio.to_thread(objects.ensure_bucket)
+            await asyncio.to_thread(shelf.stock, objects)
         except (*OUTAGES, *REFUSALS) as error:
-            log.warning("bucket_not_there", bucket=objects.bucket, error=str(error))
+            log.warning("not_stocked", bucket=objects.bucket, error=str(error))
             await asyncio.sleep(1.0)
         else:
             return

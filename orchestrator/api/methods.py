@@ -26,7 +26,9 @@ class TaskView(View):
     parameters: Any  # trained numbers, of each part, with the default settings
     controls: dict[str, Any]  # JSON Schema of what a finished model can be told
     styles: tuple[int, int]  # fewest and most style pictures of a stylisation
-    masks: bool
+    masks: bool  # a stylisation may say where each style goes
+    regions: bool  # a stylisation may pair regions of content and style
+    trains: bool  # false: there is nothing to learn, so no job
     multiple: int
     phases: list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Models: what jobs have published."""
+"""Models: what jobs have published, and what comes with the package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fastapi import APIRouter, Path
 from fastapi.responses import RedirectResponse
 from pydantic import Field
 
+from orchestrator import shelf
 from orchestrator.api.auth import Caller
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import NAME_PATTERN, WRITES, Given, Instant, NamePath, SignedFile, View, problems
 from orchestrator.api.services import Here, Services
-from orchestrator.problems import NotFound, invalid_field
+from orchestrator.problems import NotFound, WrongState, invalid_field
 from orchestrator.store import models
 from orchestrator.store.models import LATEST, Version
 
@@ -29,7 +30,7 @@ REDIRECT = {
 class Lineage(View):
     """What a model was made from."""
 
-    job: str
+    job: str | None  # null where the model comes with the package
     datasets: dict[str, str]  # role -> name@version
     base_model: str | None
     code: str | None  # digest of the code that trained it
@@ -44,7 +45,8 @@ class ModelView(View):
     files: list[SignedFile]
     config: dict[str, Any]
     lineage: Lineage
-    created_at: Instant
+    builtin: bool  # comes with the package: everybody has it, nobody can change it
+    created_at: Instant | None  # null for a built-in one
 
 
 class AliasSet(Given):
@@ -62,7 +64,7 @@ def list_models(caller: Caller, services: Here, limit: Limit = 50, cursor: Curso
     """The newest version of every model, in the order of names."""
     (place,) = where(cursor, str) or (None,)
     with services.db.read() as tx:
-        found = models.page(tx, caller.tenant, after=place, limit=limit + 1)
+        found = shelf.page(tx, caller.tenant, after=place, limit=limit + 1)
     page = cut(found, limit, lambda version: [version.model.name])
     return Listing(data=[_view(version, services) for version in page.rows], next_cursor=page.next_cursor)
 
@@ -80,7 +82,7 @@ def list_versions(
     """The versions of a model, newest first."""
     (place,) = where(cursor, int) or (None,)
     with services.db.read() as tx:
-        versions = models.versions(tx, caller.tenant, name, before=place, limit=limit + 1)
+        versions = shelf.versions(tx, caller.tenant, name, before=place, limit=limit + 1)
     if not versions and place is None:
         raise NotFound(f"there is no model {name}")
     page = cut(versions, limit, lambda version: [version.model.version])
@@ -93,7 +95,7 @@ def get_version(name: NamePath, version: VersionPath, caller: Caller, services: 
     return _view(found(services, caller, name, version), services)
 
 
-@router.put("/{name}/aliases/{alias}", responses=problems(404, *WRITES))
+@router.put("/{name}/aliases/{alias}", responses=problems(404, 409, *WRITES))
 def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller, services: Here) -> AliasView:
     """Let an alias of yours point to a version, wherever it pointed before."""
     if alias == LATEST:
@@ -101,8 +103,11 @@ def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller
     if alias.isdigit():
         raise invalid_field("/path/alias", f"{alias} is a version's number: take another name")
     with services.db.write() as tx:
-        if models.find(tx, caller.tenant, name) is None:
+        newest = shelf.find(tx, caller.tenant, name)
+        if newest is None:
             raise NotFound(f"there is no model {name}")
+        if newest.builtin:
+            raise WrongState(f"{name} comes with the package: it has no aliases but {LATEST}")
         if models.find(tx, caller.tenant, name, str(body.version)) is None:
             raise invalid_field("/version", f"{name} has no version {body.version}")
         models.set_alias(tx, caller.tenant, name, alias, body.version)
@@ -126,7 +131,7 @@ def get_file(name: NamePath, version: VersionPath, path: str, caller: Caller, se
 def found(services: Services, caller: Caller, name: str, version: str) -> Version:
     """Raises NotFound, also for another tenant's."""
     with services.db.read() as tx:
-        there = models.find(tx, caller.tenant, name, version)
+        there = shelf.find(tx, caller.tenant, name, version)
     if there is None:
         raise NotFound(f"there is no model {name}@{version}")
     return there
@@ -151,5 +156,6 @@ def _view(version: Version, services: Services) -> ModelView:
         ],
         config=model.config,
         lineage=Lineage.model_validate(model.lineage),
-        created_at=model.created_at,
+        builtin=version.builtin,
+        created_at=None if version.builtin else model.created_at,
     )

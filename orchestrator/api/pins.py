@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from orchestrator import shelf
 from orchestrator.catalogue import TaskInfo
 from orchestrator.problems import FieldProblem, invalid_field
-from orchestrator.store import datasets, models
+from orchestrator.store import datasets
 from orchestrator.store.datasets import Pin
 from orchestrator.store.jobs import Cluster
 
@@ -94,7 +95,7 @@ def pinned_base(tx: Session, tenant: str, info: TaskInfo, reference: str | None)
     if reference is None:
         return None
     name, version = split(reference)
-    found = models.find(tx, tenant, name, version)
+    found = shelf.find(tx, tenant, name, version)
     if found is None:
         raise invalid_field("/base_model", f"there is no model {reference}")
     model = found.model

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import time
-from io import BytesIO
 from typing import Annotated, Any
 
 import redis
-from fastapi import APIRouter, File, Form, Response, UploadFile
-from PIL import Image
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
 
 from orchestrator.api.auth import Caller
+from orchestrator.api.drawing import FORMATS, Asked, checked
 from orchestrator.api.models import VersionPath, found
 from orchestrator.api.schemas import WRITES, NamePath, problems
 from orchestrator.api.services import Here, Services
-from orchestrator.catalogue import InvalidConfig, TaskInfo
 from orchestrator.ids import new_id
-from orchestrator.problems import FieldProblem, Internal, Invalid, Unavailable, invalid_field, invalid_fields
+from orchestrator.problems import Internal, Invalid, Unavailable, invalid_field
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-READABLE = ("JPEG", "PNG", "WEBP")
-FORMATS = {"png": "image/png", "jpeg": "image/jpeg"}
-ANSWER_S = 120.0  # so long may a picture take
 FREE_WITHIN_S = 5.0  # a worker that has just ended a job is free again in a moment: worth waiting for
 FREE_POLL_S = 0.05
+LOOK_S = 1.0  # between two looks whether the caller is still there
+GRACE_S = 5.0  # beyond the time that the worker has: its own word about it comes first
 RETRY_AFTER_S = 2
 PICTURE = {"schema": {"type": "string", "format": "binary"}}
+PARAMS = "JSON: the model's controls, `weights` (a number for each style), `format` (png, png16, jpeg, webp)"
+
+StylePictures = Annotated[list[UploadFile], File(description="for models of arbitrary styles")]
+Masks = Annotated[
+    list[UploadFile], File(description="one for each style in their order, or none; as large as content; white: here")
+]
 
 
 @router.post(
@@ -38,37 +41,32 @@ PICTURE = {"schema": {"type": "string", "format": "binary"}}
         200: {"description": "the picture", "content": dict.fromkeys(FORMATS.values(), PICTURE)},
     },
 )
-def stylize(
+async def stylize(
+    request: Request,
     name: NamePath,
     version: VersionPath,
     caller: Caller,
     services: Here,
     content: Annotated[UploadFile, File(description="JPEG, PNG or WebP")],
-    style: Annotated[list[UploadFile], File(description="for models of arbitrary styles")] = [],  # noqa: B006
-    params: Annotated[str, Form(description="JSON: the model's controls, and `format`: png or jpeg")] = "{}",
+    style: StylePictures = [],  # noqa: B006
+    mask: Masks = [],  # noqa: B006
+    content_labels: Annotated[UploadFile | None, File(description="PNG: a colour for each region")] = None,
+    style_labels: Annotated[UploadFile | None, File(description="PNG: the same colours in the style picture")] = None,
+    params: Annotated[str, Form(description=PARAMS)] = "{}",
 ) -> Response:
-    """Draw `content` in the style of a model, as large as it is after its EXIF rotation.
+    """Draw `content` in the style of a model, as large as it is after its EXIF rotation unless `params` say a size.
 
-    503 when no warm worker is free: try again after `Retry-After`.
+    503 when no warm worker is free: try again after `Retry-After`. A picture that takes longer than the service's
+    setting `stylize_timeout_s` is given up.
     """
-    model = found(services, caller, name, version)
-    info = services.catalogue.task(model.model.method, model.model.task)
-    if info is None:
-        raise Invalid(f"this service does not know {model.model.method}/{model.model.task}")
-    controls, format = _controls(info, params)
-    _check_count(info, len(style))
-    pictures = {"content": _read(services, "/content", content)}
-    pictures |= {f"style-{n}": _read(services, f"/style/{n}", picture) for n, picture in enumerate(style)}
-    request = {
-        "model": {"prefix": model.model.prefix, "files": model.model.files},
-        "params": controls,
-        "format": format,
-        "styles": len(style),
-    }
+    asked = Asked(content, style, mask, content_labels, style_labels, params)
+    body, pictures = await run_in_threadpool(_prepared, services, caller, name, version, asked)
     if not services.drawing.acquire(blocking=False):
         raise Unavailable("too many pictures are being drawn", retry_after_s=RETRY_AFTER_S)
     try:
-        head, picture = _asked(services, request, pictures)
+        head, picture = await _answer(request, services, body, pictures)
+    except redis.RedisError as error:
+        raise Unavailable("Redis, which carries these requests, is away", retry_after_s=RETRY_AFTER_S) from error
     finally:
         services.drawing.release()
     if head["status"] == 200:
@@ -76,59 +74,38 @@ def stylize(
     raise _refusal(head)
 
 
-def _controls(info: TaskInfo, text: str) -> tuple[dict[str, Any], str]:
-    """The model's controls, complete, and the format of the answer. Raises Invalid."""
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid_field("/params", "is not JSON") from error
-    if not isinstance(given, dict):
-        raise invalid_field("/params", "is not a JSON object")
-    format = given.pop("format", "png")
-    if not isinstance(format, str) or format not in FORMATS:
-        raise invalid_field("/params/format", f"allowed are {', '.join(FORMATS)}")
-    try:
-        return info.complete_controls(given), format
-    except InvalidConfig as error:
-        raise invalid_fields([FieldProblem(f"/params{e.pointer}", e.detail) for e in error.errors]) from error
+def _prepared(
+    services: Services, caller: Caller, name: str, version: str, asked: Asked
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    model = found(services, caller, name, version).model
+    info = services.catalogue.task(model.method, model.task)
+    if info is None:
+        raise Invalid(f"this service does not know {model.method}/{model.task}")
+    body, pictures = checked(info, asked, max_mpx=services.settings.max_picture_mpx)
+    pinned = {"prefix": model.prefix, "files": model.files}
+    return body | {"model": pinned, "timeout_s": services.settings.stylize_timeout_s}, pictures
 
 
-def _check_count(info: TaskInfo, count: int) -> None:
-    fewest, most = info.styles
-    if not fewest <= count <= most:
-        allowed = str(fewest) if fewest == most else f"{fewest} to {most}"
-        raise invalid_field("/style", f"{count} pictures were given, this model takes {allowed}")
+async def _answer(
+    request: Request, services: Services, body: dict[str, Any], pictures: dict[str, bytes]
+) -> tuple[dict[str, Any], bytes]:
+    """A worker's answer; no thread is held but for a second at a time, and a caller that hangs up ends the drawing.
 
-
-def _read(services: Services, pointer: str, upload: UploadFile) -> bytes:
-    """The bytes of a picture whose head says that it can be read. Raises Invalid."""
-    data = upload.file.read()
-    most = services.settings.max_picture_mpx
-    try:
-        with Image.open(BytesIO(data), formats=READABLE) as picture:
-            width, height = picture.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise invalid_field(pointer, f"has more than {most} megapixels") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise invalid_field(pointer, f"is no picture: {', '.join(READABLE)} can be read") from error
-    if width * height > most * 1_000_000:
-        raise invalid_field(pointer, f"has {width} x {height} pixels, more than {most} megapixels")
-    return data
-
-
-def _asked(services: Services, request: dict[str, Any], pictures: dict[str, bytes]) -> tuple[dict[str, Any], bytes]:
-    """A worker's answer. Raises Unavailable when none is free, none answers, or Redis is away."""
+    Raises Unavailable when no worker is free or none answers, or Redis's error.
+    """
     request_id = new_id("stylize")
-    deadline = time.monotonic() + ANSWER_S
-    try:
-        _wait_for_a_worker(services)
-        services.bus.request(request_id, request, pictures, expire_s=int(ANSWER_S))
-        answer = services.bus.wait_for_answer(request_id, timeout_s=deadline - time.monotonic())
-    except redis.RedisError as error:
-        raise Unavailable("Redis, which carries these requests, is away", retry_after_s=RETRY_AFTER_S) from error
-    if answer is None:
-        raise Unavailable(f"no worker answered within {ANSWER_S:g} s", retry_after_s=RETRY_AFTER_S)
-    return answer
+    within_s = services.settings.stylize_timeout_s + GRACE_S
+    await run_in_threadpool(_wait_for_a_worker, services)
+    await run_in_threadpool(services.bus.request, request_id, body, pictures, expire_s=int(within_s) + 1)
+    deadline = time.monotonic() + within_s
+    while (left := deadline - time.monotonic()) > 0:
+        answer = await run_in_threadpool(services.bus.wait_for_answer, request_id, timeout_s=min(LOOK_S, left))
+        if answer is not None:
+            return answer
+        if await request.is_disconnected():
+            break
+    await run_in_threadpool(services.bus.withdraw, request_id)
+    raise Unavailable(f"no worker answered within {within_s:g} s", retry_after_s=RETRY_AFTER_S)
 
 
 def _wait_for_a_worker(services: Services) -> None:
@@ -143,10 +120,8 @@ def _wait_for_a_worker(services: Services) -> None:
 def _refusal(head: dict[str, Any]) -> Invalid | Unavailable | Internal:
     detail = str(head.get("detail", "the worker could not draw it"))
     if head["status"] == 422:
-        field, colon, reason = detail.partition(": ")
-        if colon and (field == "content" or field.startswith("style-")):
-            return invalid_field("/" + field.replace("-", "/"), reason)
-        return Invalid(detail)
+        pointer = head.get("pointer")
+        return Invalid(detail) if pointer is None else invalid_field(str(pointer), detail)
     if head["status"] == 503:
         return Unavailable(detail, retry_after_s=RETRY_AFTER_S)
     return Internal(detail)

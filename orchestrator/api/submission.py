@@ -22,8 +22,12 @@ Config = dict[str, Any]
 def known_task(catalogue: Catalogue, method: str, task: str) -> TaskInfo:
     """Raises Invalid that says what there is."""
     info = catalogue.task(method, task)
-    if info is not None:
+    if info is not None and info.trains:
         return info
+    if info is not None:
+        raise invalid_field(
+            "/task", f"{method}/{task} learns nothing, so there is no job of it: stylise with its model"
+        )
     if method not in catalogue.methods:
         raise invalid_field("/method", f"there is no method {method!r}; there are {', '.join(catalogue.methods)}")
     there = ", ".join(catalogue.methods[method]["tasks"])

@@ -19,6 +19,7 @@ class Version(NamedTuple):
 
     model: ModelVersion
     aliases: list[str]
+    builtin: bool = False  # comes with the package: no row, no job, no date
 
 
 def find(tx: Session, tenant: str, name: str, version: str = LATEST) -> Version | None:
@@ -72,6 +73,12 @@ def set_alias(tx: Session, tenant: str, name: str, alias: str, version: int) -> 
         tenant_id=tenant, name=name, alias=alias, version=version
     )
     tx.execute(insert.on_conflict_do_update(index_elements=["tenant_id", "name", "alias"], set_={"version": version}))
+
+
+def owned(tx: Session, tenant: str, names: Sequence[str]) -> set[str]:
+    """Those of `names` that the tenant has models of."""
+    query = select(ModelVersion.name).where(ModelVersion.tenant_id == tenant, ModelVersion.name.in_(names))
+    return set(tx.scalars(query.distinct()))
 
 
 def has_weights(tx: Session, encoder_weights: str) -> bool:

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
 
+from orchestrator import shelf
 from orchestrator.problems import NotFound
 from orchestrator.sessions import check_origin, clear_cookie, set_cookie
 from orchestrator.states import Move, Status, sources
 from orchestrator.store import datasets, jobs, models, overview
 from orchestrator.store.jobs import Filter
+from orchestrator.store.models import Version
 from orchestrator.store.tables import Job
 from orchestrator.web.charts import curves
 from orchestrator.web.gallery import gallery, thumbnail
@@ -90,6 +92,7 @@ def job_list(
         shown = jobs.shown(tx, found[:JOBS_SHOWN])
         pictures = overview.newest_results(tx, [item.job.id for item in shown])
         used = overview.methods_used(tx, visitor.tenant)
+        offered = [] if shown else shelf.offered(tx, visitor.tenant)
     values: dict[str, Any] = {
         "shown": shown,
         "pictures": pictures,
@@ -98,6 +101,7 @@ def job_list(
         "before": before,
         "methods": used,
         "statuses": list(Status),
+        "builtin": [card(version) for version in offered],
     }
     template = "jobs_rows.html" if wants_part(request) else "jobs.html"
     return render(request, template, **values)
@@ -183,9 +187,14 @@ def signed(services: Here, key: str) -> Response:
 @router.get("/models")
 def model_list(request: Request, services: Here, visitor: Visitor) -> HTMLResponse:
     with services.db.read() as tx:
-        found = models.page(tx, visitor.tenant, after=None, limit=MOST)
-    cards = [(version, thumbnail(file["path"] for file in version.model.files)) for version in found]
-    return render(request, "models.html", cards=cards)
+        found = shelf.page(tx, visitor.tenant, after=None, limit=MOST)
+    own = [card(version) for version in found if not version.builtin]
+    return render(request, "models.html", own=own, builtin=[card(version) for version in found if version.builtin])
+
+
+def card(version: Version) -> tuple[Version, str | None]:
+    """A model and the file that shows what it can do."""
+    return version, thumbnail(file["path"] for file in version.model.files)
 
 
 @router.get("/models/{name}")
@@ -196,10 +205,10 @@ def newest_model(request: Request, services: Here, visitor: Visitor, name: str) 
 @router.get("/models/{name}/{version}")
 def model_page(request: Request, services: Here, visitor: Visitor, name: str, version: str) -> HTMLResponse:
     with services.db.read() as tx:
-        found = models.find(tx, visitor.tenant, name, version)
+        found = shelf.find(tx, visitor.tenant, name, version)
         if found is None:
             raise NotFound(f"there is no model {name}@{version}")
-        others = models.versions(tx, visitor.tenant, name, before=None, limit=MOST)
+        others = shelf.versions(tx, visitor.tenant, name, before=None, limit=MOST)
     paths = [file["path"] for file in found.model.files]
     return render(
         request,
@@ -216,7 +225,7 @@ def model_page(request: Request, services: Here, visitor: Visitor, name: str, ve
 def model_file(services: Here, visitor: Visitor, name: str, version: int, path: str) -> Response:
     """A file of a model, for the page's pictures and links."""
     with services.db.read() as tx:
-        found = models.find(tx, visitor.tenant, name, str(version))
+        found = shelf.find(tx, visitor.tenant, name, str(version))
     if found is None or path not in [file["path"] for file in found.model.files]:
         raise NotFound(f"{name}@{version} has no file {path!r}")
     return signed(services, f"{found.model.prefix}/{path}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+MOST_STOPS = 100  # of a slider; beyond, a number is typed
 NOTHING = "\N{EN DASH}"
 BOUNDS = {
     "minimum": "≥",
@@ -74,4 +75,17 @@ def allowed(prop: Mapping[str, Any]) -> str:
     return " ".join([" or ".join(types), ", ".join(bounds)]).strip()
 
 
-FILTERS = {f.__name__: f for f in (span, ago, clock, size, grouped, value, allowed)}
+def is_slider(prop: Mapping[str, Any]) -> bool:
+    """Whether a control is best moved along a line: a number between two bounds that lie near each other."""
+    bounded = "minimum" in prop and "maximum" in prop and prop.get("default") is not None
+    return bounded and prop["type"] in ("number", "integer") and prop["maximum"] - prop["minimum"] <= MOST_STOPS
+
+
+def slider_step(prop: Mapping[str, Any]) -> float:
+    """Whole steps for an integer, else a hundredth of the way."""
+    if prop["type"] == "integer":
+        return int(prop.get("multipleOf", 1))
+    return float((prop["maximum"] - prop["minimum"]) / 100)
+
+
+FILTERS = {f.__name__: f for f in (span, ago, clock, size, grouped, value, allowed, is_slider, slider_step)}

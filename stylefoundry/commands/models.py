@@ -9,23 +9,20 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from stylefoundry.commands.stylize import Reference, stylize
 from stylefoundry.terminal import (
     AsJson,
     DataDir,
     client_of,
     out,
-    pairs_of,
     print_facts,
     print_json,
     print_table,
     reference_of,
     size_text,
-    value_of,
 )
 
-app = typer.Typer(help="What was trained.", no_args_is_help=True)
-
-Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A version is a number or an alias.")]
+app = typer.Typer(help="What was trained, and what comes with the service.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -43,7 +40,7 @@ def list_(as_json: AsJson = False, data_dir: DataDir = None) -> None:
                 f"{escape(m.name)}@{m.version}",
                 f"{m.method}/{m.task}",
                 size_text(sum(f.size for f in m.files)),
-                escape(", ".join(m.aliases)),
+                "built in" if m.builtin else escape(", ".join(m.aliases)),
             )
             for m in models
         ]
@@ -63,9 +60,11 @@ def show(reference: Reference, as_json: AsJson = False, data_dir: DataDir = None
             ("model", f"{escape(model.name)}@{model.version}"),
             ("method", f"{model.method}/{model.task}"),
             ("aliases", escape(", ".join(model.aliases))),
+            ("built in", "comes with the service" if model.builtin else ""),
             *(
                 (key, escape(value if isinstance(value, str) else json.dumps(value)))
                 for key, value in model.lineage.items()
+                if value
             ),
             *((file.path, size_text(file.size)) for file in model.files),
         ]
@@ -85,29 +84,7 @@ def fetch(
     out.print(str(where), soft_wrap=True)
 
 
-@app.command("stylize")
-def stylize(
-    reference: Reference,
-    content: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The picture.")],
-    output: Annotated[Path, typer.Option("--out", "-o", help="Where to write the result.")] = Path("stylized.png"),
-    style: Annotated[
-        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="For models of arbitrary styles; may repeat.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A control of the model, as strength=0.5.")
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Give a picture the model's style, on the service."""
-    name, version = reference_of(reference)
-    params = {key: value_of(value) for key, value in pairs_of(settings or [], "--set").items()}
-    if output.suffix.lower() in (".jpg", ".jpeg"):
-        params.setdefault("format", "jpeg")
-    with client_of(data_dir) as client:
-        picture = client.stylize(name, content, version=version, styles=style or (), params=params)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(picture)
-    out.print(str(output), soft_wrap=True)
+app.command("stylize")(stylize)
 
 
 @app.command("alias")

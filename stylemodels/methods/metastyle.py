@@ -23,10 +23,8 @@ from torch.optim import Adam, Optimizer
 
 from stylemodels.blocks import FastStyleNetwork, norm_parameters
 from stylemodels.checkpoint import digest_of
-from stylemodels.encoders import Encoder, EncoderName, stand_in
-from stylemodels.features import gram
+from stylemodels.encoders import EncoderName
 from stylemodels.images import resize
-from stylemodels.losses import content_loss, gram_loss
 from stylemodels.method import (
     Batch,
     Given,
@@ -40,10 +38,9 @@ from stylemodels.method import (
     load_exactly,
     workers,
 )
+from stylemodels.perceptual import PerceptualLoss
 from stylemodels.settings import Common, setting
 
-CONTENT_TAP = "relu2_2"
-STYLE_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 Weights = dict[str, Tensor]  # name in M -> fast weight
 
 
@@ -94,6 +91,7 @@ class AdaptConfig(Common):
     preview_images: int = setting(4, "photos in the preview grid", ge=1, le=16)
     preview_steps: tuple[int, ...] = setting((0, 10, 50, 100, 200), "steps with a preview grid besides", ge=0)
     checkpoint_every: int = setting(100, "steps between checkpoints", ge=1)
+    onnx: bool = setting(False, "the adapted model also as model.onnx; takes as long as some twenty steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,39 +99,6 @@ class StylizeControls:
     """What an adapted model can be told."""
 
     strength: float = setting(1.0, "a in theta + a * (w - theta): 0 draws the start's picture, 1 the style", ge=0, le=1)
-
-
-class PerceptualLoss:
-    """The loss l of one style, with the encoder's stand-ins for VGG-16's taps.
-
-    Source: section 3 of the paper, after Johnson et al. 2016. No total variation.
-    """
-
-    def __init__(self, encoder: Encoder, config: TrainConfig | AdaptConfig) -> None:
-        self.encoder = encoder
-        self.content_weight, self.style_weight = config.content_weight, config.style_weight
-        self.content_tap = stand_in(config.encoder, CONTENT_TAP, "content")
-        self.style_taps = tuple(stand_in(config.encoder, tap, "style") for tap in STYLE_TAPS)
-        self.taps = tuple(dict.fromkeys((*self.style_taps, self.content_tap)))
-
-    @torch.no_grad()
-    def content_target(self, photos: Tensor) -> Tensor:
-        """phi(I_c): the features that the output should keep."""
-        features: dict[str, Tensor] = self.encoder(photos, [self.content_tap])
-        return features[self.content_tap]
-
-    @torch.no_grad()
-    def style_target(self, styles: Tensor) -> dict[str, Tensor]:
-        """Gram matrices of style pictures (S, 3, H, W): tap -> (S, C, C)."""
-        return {tap: gram(features) for tap, features in self.encoder(styles, self.style_taps).items()}
-
-    def __call__(self, output: Tensor, content: Tensor, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The two weighted terms of pictures `output`; their sum is l."""
-        features = self.encoder(output, self.taps)
-        return {
-            "content_loss": self.content_weight * content_loss(features[self.content_tap], content),
-            "style_loss": self.style_weight * gram_loss(features, grams),
-        }
 
 
 class Train(Task):
@@ -151,7 +116,7 @@ class Train(Task):
         self.config = config
         self.network = FastStyleNetwork(config.width, config.res_blocks)
         self.encoder = given.encoder
-        self.loss = PerceptualLoss(self.encoder, config)
+        self.loss = PerceptualLoss(self.encoder, content_weight=config.content_weight, style_weight=config.style_weight)
 
     def streams(self) -> dict[str, Stream]:
         c = self.config
@@ -250,13 +215,16 @@ class Train(Task):
             grid += [(f"result-{n}-{m}", picture) for n, picture in enumerate(results, start=1)]
         return grid
 
+    def onnx_form(self) -> nn.Module:
+        return self.network
+
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: Any) -> Picture:
         """The style-free picture that theta draws before any adaptation."""
         return Picture(self.network(content))
 
     def model_facts(self) -> dict[str, Any]:
-        return {"taps": taps_used(self.loss)}
+        return {"taps": self.loss.taps_used()}
 
     def _fast_parameters(self) -> dict[str, nn.Parameter]:
         if self.config.inner_params == "in":
@@ -300,7 +268,7 @@ class Adapt(Task):
             load_exactly(self.network, given.base.part("network"), self.network.state_dict())
         self.initial = deepcopy(self.network)  # theta, for `strength`
         self.encoder = given.encoder
-        self.loss = PerceptualLoss(self.encoder, config)
+        self.loss = PerceptualLoss(self.encoder, content_weight=config.content_weight, style_weight=config.style_weight)
         self.given = given
         for tap in self.loss.style_taps:
             channels = self.encoder.channels[tap]
@@ -335,6 +303,9 @@ class Adapt(Task):
         norm = self.update(self.gradients(loss))
         return {**terms, "total_loss": loss, "grad_norm": norm}
 
+    def onnx_form(self) -> nn.Module:
+        return self.network
+
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:
         """`content` (1, 3, H, W) in the model's own style, `controls.strength` of the way from theta."""
@@ -356,7 +327,7 @@ class Adapt(Task):
         load_exactly(self, network | initial | dict(tensors), expected)
 
     def model_facts(self) -> dict[str, Any]:
-        return {"taps": taps_used(self.loss), "initial_sha256": digest_of(self.initial.state_dict())}
+        return {"taps": self.loss.taps_used(), "initial_sha256": digest_of(self.initial.state_dict())}
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
@@ -378,10 +349,6 @@ def squared(image: Tensor, size: int, how: Literal["squash", "crop"]) -> Tensor:
     scaled = resize(image, max(size, round(size * height / width)), max(size, round(size * width / height)))
     top, left = (scaled.shape[-2] - size) // 2, (scaled.shape[-1] - size) // 2
     return scaled[..., top : top + size, left : left + size]
-
-
-def taps_used(loss: PerceptualLoss) -> dict[str, Any]:
-    return {"content": loss.content_tap, "style": list(loss.style_taps)}
 
 
 METHOD = Method(

@@ -111,6 +111,15 @@ class Site:
             assert queue.finish(tx, ticket, model) is not None
         self.bus.tell(ticket.job_id)
 
+    def add_model(self, name: str, **changes: Any) -> None:
+        """A version without files that could be drawn with."""
+        self.submit(name)
+        self.publish(self.begin(), name)
+        with self.db.write() as tx:
+            version = tx.get_one(ModelVersion, (self.tenant, name, 1))
+            for field, value in changes.items():
+                setattr(version, field, value)
+
     def add_dataset(self, name: str, **changes: Any) -> None:
         values: dict[str, Any] = {
             "version": 1, "kind": "images", "status": "ready", "files": [], "list_digest": "", "count": 12,

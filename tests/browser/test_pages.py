@@ -14,6 +14,7 @@ from orchestrator.settings import Settings
 from orchestrator.states import ErrorType
 from orchestrator.store import claims, jobs, queue
 from orchestrator.store.tables import DatasetVersion
+from stylemodels.builtin import builtin_models
 from tests.browser.site import Site
 from tests.browser.trained import trained_model
 from tests.images import jpeg
@@ -78,6 +79,17 @@ def test_the_login_leads_to_no_foreign_page(visit: Site):
 def test_an_empty_page_says_which_commands_fill_it(site: Site, path: str, command: str):
     site.goto(path)
     expect(site.page.locator("main")).to_contain_text(command)
+
+
+@pytest.mark.parametrize("path", ["/", "/models"])
+def test_on_the_first_visit_there_are_models_to_try(site: Site, path: str):
+    page = site.goto(path)
+    cards = page.locator("#builtin .card.model")
+    expect(cards).to_have_count(len(builtin_models()))
+    cards.filter(has_text="gatys").click()
+    expect(page).to_have_url(f"{site.url}/models/gatys")
+    expect(page.locator("main")).to_contain_text("comes with stylefoundry")
+    expect(page.get_by_role("button", name="Stylise")).to_be_visible()
 
 
 def test_the_methods_page_has_every_setting_of_every_task(site: Site, service_settings: Settings):

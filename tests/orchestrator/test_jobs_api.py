@@ -54,9 +54,17 @@ def test_latest_means_the_newest_ready_version_and_stays_what_it_was(api: Api):
     assert api.get(f"/v1/jobs/{job['id']}").json()["datasets"]["content"] == "photos@2"
 
 
+def test_a_task_that_trains_nothing_is_refused_with_what_to_do_instead(api: Api):
+    answer = api.post("/v1/jobs", {"method": "gatys", "task": "optimise"})
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/task"]
+    assert "stylise" in answer.json()["errors"][0]["detail"]
+
+
 UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"method": "nonsense"}, "/method"),
     ({"task": "nonsense"}, "/task"),
+    ({"method": "gatys", "task": "optimise", "datasets": {}, "config": {}}, "/task"),
     ({"config": {"steps": "many", "encoder": "random"}}, "/config/steps"),
     ({"config": {"steps": 0, "encoder": "random"}}, "/config/steps"),
     ({"config": {"steps": 2**70, "encoder": "random"}}, "/config/steps"),

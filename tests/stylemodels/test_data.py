@@ -185,6 +185,14 @@ def test_a_squashed_picture_is_whole(source):
         assert (to_float(picture) - expected).abs().mean() < 0.01
 
 
+def test_a_squashed_picture_may_be_larger_than_the_crop_that_is_cut_from_it(source):
+    read = reader(source, count=12, size=24, load_size=28, squash=True)
+    for draw, crop in zip(read.draws(0), read.read(0)["content"], strict=True):
+        squashed = resize(to_float(decode(source.read(draw.picture)))[None], 28, 28)[0]
+        windows = squashed.unfold(1, 24, 1).unfold(2, 24, 1)  # (3, 5, 5, 24, 24)
+        assert (windows - to_float(crop)[:, None, None]).abs().mean((0, 3, 4)).min() < 0.01
+
+
 def test_a_picture_smaller_than_the_crop_is_enlarged(source):
     assert reader(source, size=96).read(0)["content"].shape == (4, 3, 96, 96)
 
@@ -259,6 +267,7 @@ def test_pictures_of_one_class_are_drawn_together_and_differ(classes):
         ({"count": 0}, "0 pictures a step"),
         ({"augment": "tpfr"}, "augment 'tpfr' is not one of none, flip"),
         ({"load_size": 15}, "load size 15 is smaller than the crop of 16"),
+        ({"load_size": 15, "squash": True}, "load size 15 is smaller than the crop of 16"),
         ({"per_class": 2}, "'photos' has no classes"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stylemodels.features import gram, mean_std
+from stylemodels.features import adain, gram, mean_std
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -56,3 +56,39 @@ def test_statistics_stay_in_float32_under_autocast():
         assert mean_std(x.bfloat16())[0].dtype == torch.float32
         inside = gram(x)
     assert torch.equal(inside, gram(x))
+
+
+def test_corrected_variances_are_divided_by_one_position_less():
+    x = features(2, 3, 4, 5)
+    _, std = mean_std(x, eps=0.0, correction=1)
+    assert_close(std, x.std(dim=(2, 3), correction=1, keepdim=True), rtol=1e-12, atol=1e-12)
+
+
+def test_adain_moves_statistics_and_nothing_else():
+    content, style = features(2, 5, 7, 9), 3 * features(2, 5, 4, 6, seed=1) + 1
+    output = adain(content, style)
+    for own, wanted in zip(mean_std(output, eps=0.0), mean_std(style, eps=0.0), strict=True):
+        assert_close(own, wanted, rtol=1e-4, atol=1e-6)
+    ranks = [x.flatten(2).argsort(dim=2) for x in (content, output)]
+    assert torch.equal(*ranks), "an affine map with positive slope keeps the order"
+
+
+def test_adain_agrees_with_a_loop_in_float64():
+    content, style = features(1, 3, 4, 5), features(1, 3, 2, 7, seed=1)
+    result = adain(content, style)
+    for c in range(3):
+        own, wanted = content[0, c].flatten().tolist(), style[0, c].flatten().tolist()
+        means = [sum(values) / len(values) for values in (own, wanted)]
+        stds = [
+            (sum((v - mean) ** 2 for v in values) / len(values) + 1e-5) ** 0.5
+            for values, mean in zip((own, wanted), means, strict=True)
+        ]
+        expected = [(v - means[0]) / stds[0] * stds[1] + means[1] for v in own]
+        assert_close(result[0, c].flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_adain_to_oneself_changes_nothing_and_a_constant_channel_takes_the_style_s_mean():
+    content, style = features(1, 3, 4, 4), features(1, 3, 5, 3, seed=1)
+    content[:, 1] = 7.0
+    assert_close(adain(content, content), content, rtol=1e-12, atol=1e-12)
+    assert_close(adain(content, style)[0, 1], style[0, 1].mean().expand(4, 4), rtol=1e-10, atol=1e-10)

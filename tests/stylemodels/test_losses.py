@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.testing import assert_close
 
 from stylemodels.features import gram
-from stylemodels.losses import content_loss, gram_loss
+from stylemodels.losses import content_loss, gram_loss, statistics_loss, tv_loss
 
 
 def maps(seed: int) -> dict[str, torch.Tensor]:
@@ -41,3 +42,32 @@ def test_one_gram_serves_a_batch_of_any_size():
     output, target = maps(0), {tap: gram(x[:1]) for tap, x in maps(1).items()}
     alone = [gram_loss({tap: x[n : n + 1] for tap, x in output.items()}, target) for n in range(2)]
     assert_close(gram_loss(output, target), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_statistics_loss_is_the_mean_squared_difference_of_means_and_of_stds(correction: int):
+    output, style = maps(0)["relu1_2"], maps(1)["relu1_2"][..., :3]
+    expected = 0.0
+    for n in range(2):
+        for c in range(3):
+            own, wanted = output[n, c], style[n, c]
+            stds = [(x.var(correction=correction) + 1e-5).sqrt() for x in (own, wanted)]
+            expected += ((own.mean() - wanted.mean()) ** 2 + (stds[0] - stds[1]) ** 2).item() / 6
+    assert statistics_loss(output, style, correction=correction).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_one_style_s_statistics_serve_a_batch():
+    output, style = maps(0)["relu2_2"], maps(1)["relu2_2"][:1]
+    assert_close(statistics_loss(output, style), statistics_loss(output, style.expand(2, -1, -1, -1)))
+
+
+def test_tv_loss_agrees_with_a_loop_over_neighbours():
+    images = maps(0)["relu1_2"]
+    across, down = [], []
+    for plane in images.flatten(0, 1).tolist():
+        for y, row in enumerate(plane):
+            across += [(row[x + 1] - row[x]) ** 2 for x in range(len(row) - 1)]
+            down += [(plane[y + 1][x] - row[x]) ** 2 for x in range(len(row)) if y + 1 < len(plane)]
+    expected = sum(across) / len(across) + sum(down) / len(down)
+    assert tv_loss(images).item() == pytest.approx(expected, rel=1e-10)
+    assert tv_loss(torch.ones(1, 3, 5, 5)).item() == 0

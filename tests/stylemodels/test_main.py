@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from stylemodels.__main__ import main
+import stylemodels.commands
+from stylemodels.__main__ import VERBS, main
 from stylemodels.checkpoint import load_tensors
 from stylemodels.images import load_picture
 from stylemodels.schema import complete_config
@@ -162,3 +165,42 @@ def test_settings_come_from_a_file_and_the_command_line_beats_it(folders: Path):
     assert main([*train_arguments(folders, "out"), "--config", str(folders / "settings.json")]) == 0
     config = json.loads((folders / "out" / "model" / "config.json").read_text())["config"]
     assert (config["steps"], config["width"]) == (4, 4)
+
+
+def test_describing_loads_nothing_that_only_other_verbs_need():
+    script = (
+        "import sys; from stylemodels.__main__ import main; main(['describe']); print(*sys.modules, file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(run.stderr.split())
+    assert "torch" in loaded
+    assert not loaded & {"av", "pyvips", "onnx", "onnxruntime", "onnxscript"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_what_it_takes(capsys: pytest.CaptureFixture[str], verb: str):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert f"usage: python -m stylemodels {verb}" in said
+    assert verb == "describe" or f"example: python -m stylemodels {verb} " in said
+
+
+def test_every_file_of_a_verb_is_in_the_list_of_verbs(capsys: pytest.CaptureFixture[str]):
+    names = [module.name for module in pkgutil.iter_modules(stylemodels.commands.__path__)]
+    files = [name for name in names if hasattr(import_module(f"stylemodels.commands.{name}"), "add_arguments")]
+    assert sorted(files) == sorted(VERBS)
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert all(line in said for line in VERBS.values())
+
+
+@pytest.mark.parametrize("words", [[], ["paint"], ["stylize"]])
+def test_what_is_no_command_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str], words: list[str]):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "usage: python -m stylemodels" in capsys.readouterr().err

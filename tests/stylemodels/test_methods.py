@@ -34,12 +34,113 @@ UNMOVED: Mapping[str, Mapping[str, str]] = {
         "deconv1.bias": "in front of an instance norm",
         "deconv2.bias": "in front of an instance norm",
     }
-    for name in ("metastyle/train", "metastyle/adapt")
-}
+    for name in ("metastyle/train", "metastyle/adapt", "johnson/train")
+} | {"sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"}}
 # The term that falls on one batch; without an entry the sum of the terms that end in `_loss`.
 FALLING_TERM = {"metastyle/train": "total_loss", "metastyle/adapt": "total_loss"}
-PARAMETERS = {"metastyle/train": {"network": 1_679_235}, "metastyle/adapt": {"network": 1_679_235}}
+PARAMETERS = {
+    "adain/train": {"decoder": 3_505_219},
+    "collaborative-distillation/distill": {"encoders": 1_073_212, "decoders": 1_072_791},
+    "collaborative-distillation/train-decoder": {"encoders": 17_120_444, "decoders": 17_118_927},
+    "gatys/optimise": {},
+    "johnson/train": {"network": 1_679_235},
+    "linear/train": {"decoder": 3_505_219, "transform": 5_156_192},
+    "linear/train-filter": {"decoder": 3_505_219, "transform": 5_156_192, "spn": 773_891},
+    "metastyle/train": {"network": 1_679_235},
+    "metastyle/adapt": {"network": 1_679_235},
+    "sanet/train": {"transform": 4_461_056, "decoder": 3_505_219},
+    "wct/train": {"decoders": 17_118_927},
+}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "adain/train": {
+        "steps": 160_000,
+        "batch_size": 8,
+        "load_size": 512,
+        "content_size": 256,
+        "style_size": 256,
+        "lr": 1e-4,
+        "lr_decay": 5e-5,
+        "content_weight": 1,
+        "style_weight": 10,
+        "encoder": "vgg19-normalised",
+    },
+    "collaborative-distillation/distill": {
+        "encoder": "vgg19-normalised",
+        "scheme": "wct",
+        "stages": [5, 4, 3, 2, 1],
+        "init": "l1_prune",
+        "width_div": 4,
+        "collaborator_div": 1,
+        "beta": 10,
+        "lambda_pixel": 1,
+        "lambda_perc": 1,
+        "lambda_perc_decoder": 0.01,
+        "lambda_style": 10,
+        "gram_norm": "hw",
+        "final_relu": False,
+        "load_size": 300,
+        "content_size": 256,
+        "style_size": 256,
+        "batch_size": 16,
+        "lr": 1e-4,
+        "lr_decay": 0,
+        "steps": 103_480,
+        "bd_steps": [],
+        "se_steps": [],
+        "sd_steps": [],
+        "warm_start": False,
+    },
+    "collaborative-distillation/train-decoder": {
+        "encoder": "vgg19-normalised",
+        "scheme": "wct",
+        "stages": [5, 4, 3, 2, 1],
+        "init": "itself",
+        "lambda_pixel": 1,
+        "lambda_perc_decoder": 0.01,
+        "final_relu": False,
+        "load_size": 300,
+        "content_size": 256,
+        "batch_size": 16,
+        "lr": 1e-4,
+        "steps": 103_480,
+    },
+    "gatys/optimise": {"encoder": "vgg19"},
+    "johnson/train": {
+        "steps": 40_000,
+        "batch_size": 4,
+        "content_size": 256,
+        "lr": 1e-3,
+        "content_weight": 1,
+        "style_weight": 1e5,
+        "encoder": "vgg16",
+        "width": 32,
+        "res_blocks": 5,
+    },
+    "linear/train": {
+        "steps": 100_000,
+        "layer": "r41",
+        "matrix_size": 32,
+        "content_layers": ["relu4_1"],
+        "style_layers": ["relu1_1", "relu2_1", "relu3_1", "relu4_1"],
+        "content_weight": 1.0,
+        "style_weight": 0.02,
+        "gram_reduction": "sum",
+        "load_size": 300,
+        "content_size": 256,
+        "style_size": 256,
+        "batch_size": 8,
+        "lr": 1e-4,
+        "lr_decay": 1e-5,
+        "encoder": "vgg19-normalised",
+    },
+    "linear/train-filter": {
+        "steps": 100_000,
+        "load_size": 300,
+        "content_size": 256,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "lr_decay": 1e-5,
+    },
     "metastyle/train": {
         "steps": 100_000,
         "lr": 1e-5,
@@ -79,6 +180,35 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "width": 32,
         "res_blocks": 5,
         "preview_steps": [0, 10, 50, 100, 200],
+    },
+    "sanet/train": {
+        "steps": 160_000,
+        "batch_size": 5,
+        "load_size": 512,
+        "keep_aspect": True,
+        "content_size": 256,
+        "style_size": 256,
+        "lr": 1e-4,
+        "lr_decay": 5e-5,
+        "content_weight": 1.0,
+        "style_weight": 3.0,
+        "identity1_weight": 50.0,
+        "identity2_weight": 1.0,
+        "levels": "both",
+        "attention": "sdpa",
+        "chunk": 1024,
+        "encoder": "vgg19-normalised",
+        "precision": "fp32",
+    },
+    "wct/train": {
+        "levels": [5, 4, 3, 2, 1],
+        "feature_weight": 1.0,
+        "steps": 103_480,
+        "batch_size": 16,
+        "load_size": 300,
+        "content_size": 256,
+        "lr": 1e-4,
+        "encoder": "vgg19-normalised",
     },
 }
 
@@ -206,7 +336,7 @@ def test_the_description_of_a_method_is_whole():
     assert (adapt["base_model"], adapt["base_model_required"], adapt["style_image"]) == ("metastyle/train", False, True)
     assert adapt["parameters"] == {"network": 1_679_235}
     assert adapt["phases"] == [{"name": "train", "steps": 200}]
-    assert list(adapt["controls"]["properties"]) == ["strength"]
+    assert list(adapt["controls"]["properties"]) == ["strength", "size", "preserve_color", "passes"]
 
 
 def test_the_code_s_digest_is_that_of_its_files():

@@ -20,6 +20,48 @@ from stylemodels.train import Run, build_task
 
 # Settings that make a task small enough for a test: seconds for a hundred steps.
 SMALL: Mapping[str, Mapping[str, Any]] = {
+    "adain/train": {"encoder": "random", "batch_size": 2, "content_size": 32, "style_size": 32, "lr": 3e-3},
+    "collaborative-distillation/distill": {
+        "encoder": "random",
+        "stages": [2],
+        "steps": 24,
+        "batch_size": 2,
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "lr": 3e-3,
+    },
+    "collaborative-distillation/train-decoder": {
+        "encoder": "random",
+        "stages": [2],
+        "batch_size": 2,
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "lr": 3e-3,
+    },
+    "gatys/optimise": {"encoder": "random"},
+    "johnson/train": {
+        "encoder": "random",
+        "width": 8,
+        "res_blocks": 1,
+        "content_size": 32,
+        "style_size": 32,
+        "batch_size": 2,
+        "style_weight": 20.0,
+    },
+    "linear/train": {
+        "encoder": "random",
+        "decoder_steps": 24,
+        "layer": "r31",
+        "matrix_size": 8,
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "batch_size": 2,
+        "lr": 1e-3,
+    },
+    "linear/train-filter": {"content_size": 32, "load_size": 32, "batch_size": 2},
     "metastyle/train": {
         "encoder": "random",
         "width": 8,
@@ -40,8 +82,23 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "style_weight": 20.0,
     },
+    "sanet/train": {
+        "encoder": "random",
+        "content_size": 32,
+        "style_size": 32,
+        "batch_size": 2,
+        "lr": 1e-3,
+    },
+    "wct/train": {
+        "encoder": "random",
+        "levels": [3, 1],
+        "steps": 24,
+        "lr": 0.003,
+        "content_size": 32,
+        "load_size": 32,
+        "batch_size": 2,
+    },
 }
-
 
 # Biases in front of an instance norm have no gradient but noise.
 USELESS_BIASES = ("conv1.bias", "conv2.bias", "conv3.bias", "deconv1.bias", "deconv2.bias")

@@ -1,5 +1,5 @@
 "use strict";
-// What every page does by itself: buttons that call the API, pictures shown large, a photo that is tried.
+// What every page does by itself: buttons that call the API, pictures shown large, sliders.
 
 const byId = (id) => document.getElementById(id);
 
@@ -60,50 +60,9 @@ document.addEventListener("keydown", (event) => {
   if (next) show(next);
 });
 
-// --- a photo, tried ---
-
-async function tryIt(form, url) {
-  const data = new FormData();
-  for (const input of form.querySelectorAll("[type=file]")) for (const file of input.files) data.append(input.name, file);
-  const params = {};
-  for (const field of form.querySelectorAll("[data-param]")) {
-    const numeric = field.type === "range" || field.type === "number";
-    params[field.dataset.param] = field.type === "checkbox" ? field.checked : numeric ? Number(field.value) : field.value;
-  }
-  data.append("params", JSON.stringify(params));
-  for (let tries = 1; ; tries++) {
-    const answer = await fetch(url, { method: "POST", body: data });
-    if (answer.ok) return answer.blob();
-    if (answer.status !== 503 || tries === 20) throw new Error(await reason(answer));
-    byId("try-state").textContent = "No worker is free yet; trying again…";
-    await new Promise((resolve) => setTimeout(resolve, 1000 * Number(answer.headers.get("Retry-After") || 2)));
-  }
-}
-
-document.addEventListener("submit", async (event) => {
-  const form = event.target.closest("#try");
-  if (!form) return;
-  event.preventDefault();
-  const state = byId("try-state"), button = form.querySelector("button"), compare = byId("compare");
-  button.disabled = true;
-  state.className = "faint";
-  state.textContent = "Working…";
-  try {
-    const result = URL.createObjectURL(await tryIt(form, form.dataset.url));
-    compare.querySelector(".before").src = URL.createObjectURL(form.content.files[0]);
-    compare.querySelector(".after").src = byId("save").href = result;
-    compare.hidden = false;
-    state.textContent = "";
-  } catch (error) {
-    state.className = "wrong";
-    state.textContent = error.message;
-  }
-  button.disabled = false;
-});
+// --- sliders say where they stand ---
 
 document.addEventListener("input", (event) => {
-  const stack = event.target.closest("#compare")?.querySelector(".stack");
-  if (stack) stack.style.setProperty("--cut", `${event.target.value}%`);
   const output = event.target.closest(".range")?.querySelector("output");
   if (output) output.value = event.target.value;
 });

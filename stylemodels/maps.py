@@ -1,0 +1,78 @@
+"""Masks and label maps from files: which style goes where.
+
+A mask is a gray picture over the content: white takes the style, black does not. A label map is a PNG whose distinct
+colours, palette indices or gray levels are the labels; those of a content and a style picture are read as a pair.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from stylemodels.images import BROKEN, MAX_PIXELS, load_picture
+from stylemodels.method import Regions
+
+ONE_CHANNEL = {"1", "L", "P", "I", "I;16"}  # Pillow's modes
+MOST_LABELS = 256  # what has more colours is a photograph, or was scaled with smooth edges
+
+Source: TypeAlias = Path | str | bytes
+
+
+def load_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """A gray picture, upright: (1, 1, H, W), float32 in [0, 1]; of a coloured one the mean of its channels.
+
+    Raises ValueError as `images.load_picture` does.
+    """
+    return load_picture(source, max_pixels=max_pixels).mean(1, keepdim=True)
+
+
+def load_regions(content: Source, style: Source, *, max_pixels: int = MAX_PIXELS) -> Regions:
+    """The label maps of a content and a style picture; the same colour, palette index or level is the same label.
+
+    Indices or levels count where both pictures have them, colours otherwise. Raises ValueError that begins with
+    `content_labels` or `style_labels` for what is no PNG, is too large, or has more than MOST_LABELS labels.
+    """
+    maps = {
+        "content_labels": _opened("content_labels", content, max_pixels),
+        "style_labels": _opened("style_labels", style, max_pixels),
+    }
+    modes = {picture.mode for picture in maps.values()}
+    plain = len(modes) == 1 and modes <= ONE_CHANNEL
+    codes = [_codes(name, picture, plain=plain) for name, picture in maps.items()]
+    there = np.unique(np.concatenate([np.unique(each) for each in codes]))
+    first, second = (torch.from_numpy(np.searchsorted(there, each))[None, None] for each in codes)
+    return Regions(content=first, style=second)
+
+
+def _opened(name: str, source: Source, max_pixels: int) -> Image.Image:
+    """Raises ValueError that begins with `name`."""
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        picture = Image.open(BytesIO(data), formats=("PNG",))
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise ValueError(f"{width} x {height} px are more than {max_pixels / 1e6:.0f} million pixels")
+        picture.load()
+    except (Image.DecompressionBombError, *BROKEN) as error:
+        raise ValueError(f"{name}: not a usable PNG: {error}") from error
+    return picture
+
+
+def _codes(name: str, picture: Image.Image, *, plain: bool) -> NDArray[np.int64]:
+    """One number for each pixel (H, W): its index or level, or its colour's red, green and blue in 24 bits."""
+    if plain:
+        codes = np.asarray(picture).astype(np.int64)
+    else:
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(np.int64), -1, 0)
+        codes = (red << 16) | (green << 8) | blue
+    count = len(np.unique(codes))
+    if count > MOST_LABELS:
+        raise ValueError(f"{name}: {count} colours, a label map has at most {MOST_LABELS}")
+    return codes
