@@ -142,7 +142,8 @@ def card_body(description: Description, method: Method, card: Card, digest: str)
     }
     call = "python -m stylemodels stylize --model . --content photo.jpg --out result.png"
     lines = [f"# {card.name or method.title}", ""]
-    lines += [f"A model of {method.title} ({method.paper}), task `{description.task}`: {sizes or 'nothing in it is learnt'}.", ""]
+    learnt = sizes or "nothing in it is learnt"
+    lines += [f"A model of {method.title} ({method.paper}), task `{description.task}`: {learnt}.", ""]
     lines += ["## Use", "", "```", call, "```", ""]
     if description.controls:
         controls = ", ".join(f"`{name}` (default {value})" for name, value in description.controls.items())

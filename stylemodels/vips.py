@@ -120,7 +120,7 @@ def strips(image: VipsImage) -> Iterator[tuple[int, Tensor]]:
 
 
 def resized(image: VipsImage, height: int, width: int) -> VipsImage:
-    """Bicubic, smoothed first where it shrinks, as `images.resize` but for rounding; untouched where it has the size."""
+    """Bicubic, smoothed first where it shrinks, like `images.resize`; untouched where it has the size."""
     across, down = width / image.width, height / image.height
     if (across, down) == (1, 1):
         return image

@@ -53,6 +53,7 @@ class Settings(Common):
     batch_size: int = setting(16, "photos per step, over all workers", ge=1, le=256)
     lr: float = setting(1e-4, "Adam's learning rate", gt=0)
     lr_decay: float = setting(0.0, "the rate is lr / (1 + lr_decay * step), from the start of each phase", ge=0)
+    warmup: int = setting(0, "steps at the start of each phase in which the rate rises to lr", ge=0)
     sd_steps: tuple[int, ...] = setting((), "steps of sd for each of `stages`; empty: `steps`", ge=0)
     warm_start: bool = setting(False, "networks start with what the stage before in `stages` has in the same shape")
 
@@ -183,7 +184,8 @@ class Distill(Task):
         return {kind: Adam(learning, lr=self.config.lr)}
 
     def lr_scale(self, name: str) -> float:
-        return 1.0 / (1.0 + float(self.config.lr_decay) * self.step)
+        rising = min((self.step + 1) / max(self.config.warmup, 1), 1.0)
+        return rising / (1.0 + float(self.config.lr_decay) * self.step)
 
     def begin(self, phase: str, step: int) -> None:
         super().begin(phase, step)

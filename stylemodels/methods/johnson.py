@@ -35,12 +35,14 @@ class TrainConfig(Common):
     batch_size: int = setting(4, "photos per step, over all workers", ge=1, le=64)
     content_size: int = setting(256, "side of the content crop, pixels", ge=32, le=1024, multiple_of=4)
     load_size: int = setting(256, "shorter side before the crop, pixels; 0 keeps the picture", ge=0)
-    style_size: int = setting(256, "shorter side of the style picture, pixels; smaller: broader strokes", ge=32, le=2048)
+    style_size: int = setting(
+        256, "shorter side of the style picture, pixels; smaller: broader strokes", ge=32, le=2048
+    )
     lr: float = setting(1e-3, "Adam's learning rate", gt=0)
     content_weight: float = setting(1.0, "weight of the content term", ge=0)
     style_weight: float = setting(1e5, "weight of the style term", ge=0, small=1000.0)
     # published: 1e-6 to 1e-4 for a sum of squares over 3 * 256 * 256 numbers of 0 ... 255, beside features of Caffe's
-    # VGG, which sees numbers 58 times as large: 1e-6 * 3 * 256^2 * 255^2 / 58^2 = 3.8 times a mean over numbers of 0 ... 1
+    # VGG, which sees numbers 58 times as large: 1e-6 * 3 * 256^2 * 255^2 / 58^2 = 3.8 times a mean over 0 ... 1
     tv_weight: float = setting(4.0, "weight of the total variation (4: the published 1e-6 in our units)", ge=0)
     encoder: EncoderName = setting("vgg16", "the fixed encoder that measures content and style")
     width: int = setting(32, "channels of the network's first layer", ge=4, le=64)
