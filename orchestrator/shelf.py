@@ -54,7 +54,13 @@ def versions(tx: Session, tenant: str, name: str, *, before: int | None, limit: 
 @cache
 def builtin_versions() -> Mapping[str, Version]:
     """What the package holds, by name, as versions that no database knows."""
-    return {name: _version(model) for name, model in builtin_models().items()}
+    return {name: _version(model) for name, model in _package().items()}
+
+
+@cache
+def _package() -> Mapping[str, BuiltinModel]:
+    """Read once: what is shown and what is stocked are the same."""
+    return builtin_models()
 
 
 def stock(objects: Objects) -> None:
@@ -63,7 +69,7 @@ def stock(objects: Objects) -> None:
     Several processes may do it, as often as they like. Raises the object store's errors, also where another one is
     writing the same object at this moment: repeat it.
     """
-    for model in builtin_models().values():
+    for model in _package().values():
         for file in model.files:
             key = f"{builtin_prefix(model.sha256)}/{file.path}"
             if not _is_whole(objects, key, file.sha256):

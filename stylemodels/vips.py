@@ -55,7 +55,7 @@ def opened(source: bytes | Path, format: str) -> VipsImage:
     loader = LOADERS[format] if isinstance(source, Path) else f"{LOADERS[format]}_buffer"
     place = str(source) if isinstance(source, Path) else source
     try:
-        image = getattr(library().Image, loader)(place, access="sequential", fail_on="error")
+        image = getattr(library().Image, loader)(place, access="sequential", fail_on="error", revalidate=True)
     except library().Error as error:
         raise ValueError(f"not a readable {format} picture: {brief(error)}") from error
     if format == "WebP" and image.get_typeof("n-pages") and image.get("n-pages") > 1:

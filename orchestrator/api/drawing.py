@@ -17,7 +17,6 @@ from orchestrator.problems import FieldProblem, invalid_field, invalid_fields
 
 READABLE = ("JPEG", "PNG", "WEBP")
 FORMATS = {"png": "image/png", "png16": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-MIN_SIDE_PX = 16
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,10 @@ def read_params(info: TaskInfo, text: str, styles: int) -> Params:
 
 def read_weights(listed: Any, styles: int) -> list[float]:
     """One number for each style, none below 0 and not all 0. Raises Invalid."""
-    if not isinstance(listed, list) or len(listed) != styles:
-        raise invalid_field("/params/weights", f"must be a list of {styles} numbers, one for each style")
+    if not isinstance(listed, list):
+        raise invalid_field("/params/weights", "must be a list of numbers, one for each style")
+    if len(listed) != styles:
+        raise invalid_field("/params/weights", f"{len(listed)} were given for {styles} styles: one for each, or none")
     for n, weight in enumerate(listed):
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not _is_share(weight):
             raise invalid_field(f"/params/weights/{n}", "must be a number, at least 0")

@@ -17,6 +17,7 @@ from schemathesis.checks import CHECKS
 
 from orchestrator.settings import Settings
 from tests.orchestrator.conftest import Api
+from tests.orchestrator.hands import drawn, warm_worker
 from tests.serving import serving
 
 STATUSES = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
@@ -107,7 +108,7 @@ def asked(api: Api, url: str, each: int) -> int:
 def test_what_the_document_says_is_what_is_answered(api: Api, settings: Settings):
     api.add_model("starry")
     api.room(cpus=4)
-    with serving(settings) as url:
+    with serving(settings) as url, warm_worker(settings, drawn):
         assert asked(api, url, each=3) > 200
 
 
@@ -115,5 +116,5 @@ def test_what_the_document_says_is_what_is_answered(api: Api, settings: Settings
 def test_what_the_document_says_is_what_is_answered_at_length(api: Api, settings: Settings):
     api.add_model("starry")
     api.room(cpus=4)
-    with serving(settings) as url:
+    with serving(settings) as url, warm_worker(settings, drawn):
         assert asked(api, url, each=100) > 5000

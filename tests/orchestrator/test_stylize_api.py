@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -19,6 +16,7 @@ from orchestrator.bus import Bus
 from orchestrator.settings import Settings
 from tests import images
 from tests.orchestrator.conftest import Api, pointers, problem
+from tests.orchestrator.hands import Answer, drawn, warm_worker
 from tests.servers import ValkeyServer
 from tests.serving import ADMIN_KEY, serving
 from tests.waiting import wait_until
@@ -27,40 +25,11 @@ ADAPTED = {"task": "adapt", "config": {"encoder": "random", "width": 4, "res_blo
 ADAIN = {"method": "adain", "task": "train", "config": {"encoder": "random"}}  # 1 to 8 styles, masks
 LINEAR = {"method": "linear", "task": "train", "config": {"encoder": "random"}}  # label maps too
 
-Answer = tuple[dict[str, Any], bytes]
-
 
 def picture(width: int = 8, height: int = 6, format: str = "PNG") -> bytes:
     data = io.BytesIO()
     Image.new("RGB", (width, height), "teal").save(data, format)
     return data.getvalue()
-
-
-@contextmanager
-def warm_worker(
-    settings: Settings, answer: Callable[[Bus, dict[str, Any]], Answer | None]
-) -> Iterator[list[dict[str, Any]]]:
-    """The other end of the bus: says that it is idle, takes what comes, answers with `answer` unless that is None."""
-    bus = Bus(settings.redis_url.get_secret_value())
-    over, taken = threading.Event(), []
-
-    def work() -> None:
-        while not over.is_set():
-            bus.say_idle("warm-1")
-            request = bus.next_request(timeout_s=0.2)
-            if request is not None:
-                taken.append(request)
-                if (answered := answer(bus, request)) is not None:
-                    bus.answer(request["id"], *answered, expire_s=10)
-
-    bus.say_idle("warm-1")
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        over.set()
-        thread.join(10)
 
 
 def stylize(api: Api, params: Any = None, **arguments: Any) -> httpx2.Response:
@@ -74,10 +43,6 @@ def form(styles: int = 1, masks: int = 0, **others: bytes) -> list[tuple[str, by
     """A content with so many styles and masks."""
     parts = [("content", picture())] + [("style", picture(8, 4))] * styles + [("mask", picture())] * masks
     return parts + list(others.items())
-
-
-def drawn(bus: Bus, request: dict[str, Any]) -> Answer:
-    return {"status": 200, "content_type": "image/png"}, b"drawn"
 
 
 # --- the way to a worker and back -------------------------------------------------------------------------------------

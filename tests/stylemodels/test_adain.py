@@ -69,18 +69,18 @@ def test_alpha_0_decodes_the_content_s_own_features():
 
 
 def test_styles_mix_by_weight_and_by_mask():
-    adain_task, content = task(), photos(1, 64)
+    adain_task, content = task(), photos(1, 128)
     first, second = torch.split(paintings(2, 48), 1)
     alone = [stylized(adain_task, content, [Style(picture)]) for picture in (first, second)]
     whole = stylized(adain_task, content, [Style(first, 1.0), Style(second, 0.0)])
-    assert_close(whole, alone[0], rtol=1e-5, atol=1e-5)
+    assert_close(whole, alone[0], rtol=1e-4, atol=1e-4)
 
-    left = torch.zeros(1, 1, 64, 64)
-    left[..., :32] = 1
+    left = torch.zeros(1, 1, 128, 128)
+    left[..., :64] = 1
     parted = stylized(adain_task, content, [Style(first, mask=left), Style(second, mask=1 - left)])
-    # four cells around the border see both
-    assert_close(parted[..., :16], alone[0][..., :16], rtol=1e-3, atol=2e-2)
-    assert not torch.allclose(parted[..., 48:], alone[0][..., 48:], atol=1e-3)
+    # the decoder looks four cells, 32 px, beyond its own
+    assert_close(parted[..., :32], alone[0][..., :32], rtol=1e-4, atol=1e-4)
+    assert_close(parted[..., 96:], alone[1][..., 96:], rtol=1e-4, atol=1e-4)
 
 
 def test_adain_as_an_affine_map_of_moments_is_adain():
@@ -106,7 +106,7 @@ def test_tiles_give_the_whole_frame_s_picture(masks: bool, tmp_path: Path):
     adain_task.report = shares.append
     adain_task.stylize_tiles(source, target, styles, StylizeControls(alpha=0.7), tile=64)
     expected = stylized(adain_task, content, styles, 0.7)
-    assert (target.read(0, 0, 208, 176) - expected).abs().max() < 1e-4
+    assert (target.read(0, 0, 208, 176) - expected).abs().max() < 1e-3 * expected.abs().max()
     assert shares == sorted(shares)
     assert shares[-1] == 1
 

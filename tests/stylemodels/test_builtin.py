@@ -6,11 +6,16 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stylemodels.builtin import MODELS_DATA, builtin_folder, builtin_models
-from stylemodels.export import CARD_FILE, CONFIG_FILE, MODEL_FILE
+from stylemodels.encoders import load_encoder
+from stylemodels.export import CARD_FILE, CONFIG_FILE, MODEL_FILE, write_model
+from stylemodels.method import Given
+from stylemodels.methods import find_task
+from stylemodels.settings import build
 from stylemodels.stylize import load_model
 
 MIB = 1024 * 1024
@@ -26,6 +31,16 @@ def test_every_built_in_model_is_whole_small_and_loads_without_other_weights(nam
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file.size, file.sha256)
     loaded = load_model(builtin_folder(name))
     assert loaded.name == f"{model.description['method']}/{model.description['task']}"
+
+
+def test_gatys_is_what_the_library_writes_for_the_small_encoder(tmp_path: Path):
+    method, name = find_task("gatys/optimise")
+    task_class = method.tasks[name]
+    config: Any = build(task_class.Config, {"encoder": "small"})
+    task = task_class(config, Given(task_class.needs, encoder=load_encoder("small")))
+    write_model(tmp_path, task, method, name)
+    for file in (MODEL_FILE, CONFIG_FILE):
+        assert (tmp_path / file).read_bytes() == (builtin_folder("gatys") / file).read_bytes(), file
 
 
 def test_a_changed_file_is_another_model(tmp_path: Path):

@@ -81,6 +81,15 @@ def test_the_second_picture_of_a_model_needs_no_object_store(
     assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
+def test_what_cannot_be_drawn_is_answered_with_the_field_and_the_reason(
+    stocked: Bench, model: ModelVersion, warm: Process
+) -> None:
+    head, data = ask(stocked, {"model": pin_model(model)}, content=b"no picture")
+    assert (head["status"], head["pointer"], data) == (422, "/content", b"")
+    assert head["detail"].startswith("not a JPEG, PNG or WebP picture")
+    assert ask(stocked, {"model": pin_model(model)}, content=images.jpeg())[0]["status"] == 200
+
+
 def test_a_model_that_is_gone_is_answered_and_the_worker_lives_on(
     stocked: Bench, model: ModelVersion, warm: Process
 ) -> None:
