@@ -32,8 +32,6 @@ def list_(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         models = client.models()
     if as_json:
         print_json(models)
-    elif not models:
-        out.print("No models yet: a job that succeeds leaves one. stylefoundry jobs submit --help")
     else:
         rows = [
             (
@@ -45,6 +43,8 @@ def list_(as_json: AsJson = False, data_dir: DataDir = None) -> None:
             for m in models
         ]
         print_table(("MODEL", "METHOD", ">SIZE", "ALIASES"), rows)
+        if all(m.builtin for m in models):
+            out.print("No models of your own yet: a job that succeeds leaves one. stylefoundry jobs submit --help")
 
 
 @app.command("show")

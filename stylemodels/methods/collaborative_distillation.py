@@ -121,8 +121,7 @@ class Distill(Task):
     def __init__(self, config: Any, given: Given) -> None:
         super().__init__()
         check_settings(config, given.encoder)
-        self.config = config
-        self.encoder = given.encoder
+        self.config, self.encoder = config, given.encoder
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         for stage in config.stages:
             widths = widths_of(config, self.encoder, stage)
@@ -184,8 +183,7 @@ class Distill(Task):
         return {kind: Adam(learning, lr=self.config.lr)}
 
     def lr_scale(self, name: str) -> float:
-        rising = min((self.step + 1) / max(self.config.warmup, 1), 1.0)
-        return rising / (1.0 + float(self.config.lr_decay) * self.step)
+        return float(min((self.step + 1) / max(self.config.warmup, 1), 1) / (1 + self.config.lr_decay * self.step))
 
     def begin(self, phase: str, step: int) -> None:
         super().begin(phase, step)

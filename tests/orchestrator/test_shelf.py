@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -105,17 +106,18 @@ def test_stocking_repairs_what_is_damaged_and_leaves_the_rest_alone(settings: Se
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_several_servers_at_once_stock_the_same_objects(settings: Settings):
-    with serving(settings), serving(settings), serving(settings):
+def test_several_servers_at_once_stock_the_same_objects(settings: Settings, described: Path):
+    known = settings.model_copy(update={"cache_dir": described})
+    with serving(known), serving(known), serving(known):
         wait_until(lambda: keys_of(Objects(settings)) == all_keys(), 30, "the models are in the object store")
     shelf.stock(Objects(settings))
     assert keys_of(Objects(settings)) == all_keys()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_object_store_that_comes_later_is_stocked_then(settings: Settings, s3_server: S3Server):
+def test_an_object_store_that_comes_later_is_stocked_then(settings: Settings, s3_server: S3Server, described: Path):
     s3_server.kill()
-    with serving(settings) as url:
+    with serving(settings.model_copy(update={"cache_dir": described})) as url:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         assert httpx2.get(f"{url}/v1/models/{NAME}", headers=headers).json()["builtin"] is True
         s3_server.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -149,10 +150,11 @@ def test_a_worker_that_never_answers_is_given_up_and_told_so(api: Api, app: Fast
     assert not services.bus.is_awaited(taken[0]["id"]), "the worker is told to stop"
 
 
-def test_a_caller_that_hangs_up_is_no_longer_waited_for(api: Api, settings: Settings):
+def test_a_caller_that_hangs_up_is_no_longer_waited_for(api: Api, settings: Settings, described: Path):
     api.add_model("starry", **ADAPTED)
     bus = Bus(settings.redis_url.get_secret_value())
-    with serving(settings) as url, warm_worker(settings, lambda bus, request: None) as taken:
+    known = settings.model_copy(update={"cache_dir": described})
+    with serving(known) as url, warm_worker(settings, lambda bus, request: None) as taken:
         path = f"{url}/v1/models/starry/versions/1/stylize"
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         with pytest.raises(httpx2.ReadTimeout):

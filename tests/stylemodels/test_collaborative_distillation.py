@@ -259,10 +259,22 @@ def test_a_warm_start_takes_over_what_fits_from_the_stage_before():
     assert all(torch.equal(now[name], value) for name, value in fitting.items())
 
 
-def test_the_rate_falls_hyperbolically_from_the_start_of_each_phase():
-    task = small_task(DISTILL, lr_decay=0.5)
-    task.begin("sd2", 6)
-    assert task.lr_scale("sd") == pytest.approx(1 / 4)
+def test_the_rate_rises_and_falls_from_the_start_of_each_phase():
+    task = small_task(DISTILL, lr_decay=0.5, warmup=4)
+    scales = []
+    for step in range(7):
+        task.begin("sd2", step)
+        scales.append(task.lr_scale("sd"))
+    assert scales == pytest.approx([0.25, 0.5 / 1.5, 0.75 / 2, 1 / 2.5, 1 / 3, 1 / 3.5, 1 / 4])
+
+
+@torch.no_grad()
+def test_layers_of_a_decoder_that_keep_the_width_begin_near_the_identity():
+    decoder = small_task(DISTILL, stages=[3]).get_submodule("decoders.3")
+    features = torch.rand(1, 4, 6, 7)
+    kept = decoder.get_submodule("conv22")(features)
+    assert float((kept - features).norm() / features.norm()) < 0.5
+    assert float(decoder(torch.rand(2, 8, 8, 8)).std((2, 3)).min()) > 0, "no two places get the same"
 
 
 def test_train_decoder_without_a_base_decodes_the_encoder_itself():

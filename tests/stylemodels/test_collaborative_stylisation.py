@@ -21,6 +21,7 @@ from stylemodels.method import Style
 from stylemodels.methods.collaborative_distillation import METHOD, Distill, StylizeControls
 from stylemodels.raster import Raster
 from stylemodels.schema import InvalidConfig
+from stylemodels.students import start_at_random
 from stylemodels.stylize import Model, load_model
 from stylemodels.tiles import Level
 from stylemodels.whitening import Moments, matrix_power, wct, wct_map
@@ -117,6 +118,7 @@ def test_check_5_tiles_give_the_whole_frame_and_a_halo_one_cell_smaller_does_not
     # as wide as the teacher: of the two channels that pruning would leave in block 1, both may be dead
     task = random_task(stages=[stage], init="random", width_div=1)
     encoder, decoder = task.se(stage).double(), task.decoders[str(stage)].double()
+    start_at_random(decoder)  # near the identity, where it began, the rim of the halo hardly counts
 
     def encode(pictures: Tensor) -> Tensor:  # in float64, so that what a pixel at the halo's rim gives can be seen
         features: Tensor = encoder(pictures.double())
@@ -139,12 +141,12 @@ def test_check_5_tiles_give_the_whole_frame_and_a_halo_one_cell_smaller_does_not
     moments, picture = by_tiles(level)
     assert_close(moments.mean, own.mean, rtol=1e-5, atol=1e-6)
     assert_close(moments.covariance, own.covariance, rtol=1e-5, atol=1e-6)
-    assert_close(picture, whole, rtol=0, atol=1e-6)
+    assert_close(picture, whole, rtol=0, atol=5e-7)
     for smaller in (
         replace(level, encode_halo=level.encode_halo - level.cell),
         replace(level, decode_halo=level.decode_halo - 1),
     ):
-        assert float((by_tiles(smaller)[1] - whole).abs().max()) > 4e-6
+        assert float((by_tiles(smaller)[1] - whole).abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("scheme", ["wct", "adain"])

@@ -84,6 +84,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 16,
         "lr": 1e-4,
         "lr_decay": 0,
+        "warmup": 0,
         "steps": 103_480,
         "bd_steps": [],
         "se_steps": [],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stylemodels.__main__ import main
 from stylemodels.export import CARD_FILE, write_model
 from stylemodels.method import Picture, Style, Task
 from stylemodels.methods import find_task
@@ -84,3 +85,19 @@ def test_an_export_leaves_the_task_as_it_was(tmp_path: Path):
     assert write_onnx(tmp_path, task).written
     assert task.training
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+
+
+def test_a_finished_model_is_exported_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    method, task_name = find_task("metastyle/train")
+    write_model(tmp_path / "model", small_task("metastyle/train"), method, task_name)
+    out = tmp_path / "theta.onnx"
+    assert main(["export", str(tmp_path / "model"), "--out", str(out)]) == 0
+    onnx.checker.check_model(out)
+    assert "largest difference from PyTorch" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "theta.onnx"]
+
+
+def test_exporting_what_onnx_cannot_say_is_an_error_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["export", "gatys", "--out", str(tmp_path / "gatys.onnx")]) == 1
+    assert "it optimises the picture itself" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
