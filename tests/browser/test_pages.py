@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Request, expect
 
 from orchestrator.catalogue import read_catalogue
 from orchestrator.ids import new_id
@@ -271,7 +271,7 @@ def test_a_model_shows_its_picture_its_files_and_where_it_comes_from(site: Site)
     ticket = site.begin()
     site.publish(ticket, "meta")
     page = site.goto("/models")
-    picture = page.locator(".card.model img")
+    picture = page.locator("#own img")
     expect(picture).to_be_visible()
     assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 64
     picture.click()
@@ -316,14 +316,22 @@ def test_datasets_show_their_state_and_what_was_refused(site: Site):
 
 
 @pytest.mark.parametrize("path", ["/", "/models", "/datasets", "/methods", "/login"])
-def test_nothing_runs_or_loads_from_elsewhere(site: Site, path: str):
+def test_nothing_runs_or_loads_from_elsewhere(site: Site, service_settings: Settings, path: str):
+    """But for pictures, which come from the object store."""
     policy = site.page.request.get(site.url + path).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     hosts: set[str] = set()
-    site.page.on("request", lambda request: hosts.add("/".join(request.url.split("/")[:3])))
+    pictures: set[str] = set()
+
+    def note(request: Request) -> None:
+        address = "/".join(request.url.split("/")[:3])
+        (pictures if request.resource_type == "image" else hosts).add(address)
+
+    site.page.on("request", note)
     site.goto(path)
     assert hosts == {site.url}
+    assert pictures <= {site.url, service_settings.s3_url}
 
 
 def test_a_phone_needs_no_sideways_scrolling(site: Site):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -105,16 +106,18 @@ def asked(api: Api, url: str, each: int) -> int:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_what_the_document_says_is_what_is_answered(api: Api, settings: Settings):
+def test_what_the_document_says_is_what_is_answered(api: Api, settings: Settings, described: Path):
     api.add_model("starry")
     api.room(cpus=4)
-    with serving(settings) as url, warm_worker(settings, drawn):
+    known = settings.model_copy(update={"cache_dir": described})
+    with serving(known) as url, warm_worker(settings, drawn):
         assert asked(api, url, each=3) > 200
 
 
 @pytest.mark.slow
-def test_what_the_document_says_is_what_is_answered_at_length(api: Api, settings: Settings):
+def test_what_the_document_says_is_what_is_answered_at_length(api: Api, settings: Settings, described: Path):
     api.add_model("starry")
     api.room(cpus=4)
-    with serving(settings) as url, warm_worker(settings, drawn):
+    known = settings.model_copy(update={"cache_dir": described})
+    with serving(known) as url, warm_worker(settings, drawn):
         assert asked(api, url, each=100) > 5000

@@ -21,7 +21,7 @@ from stylemodels.onnx_export import ONNX_FILE, TRIED, example, write_onnx
 from tests.stylemodels.test_methods import DRAWING
 from tests.stylemodels.toy import small_task
 
-PARITY = 1e-4  # of pictures in [0, 1]: a hundredth of a level of 8 bits is 4e-5
+PARITY = 1e-4  # a 40th of a level of 8 bits; untrained networks draw far outside [0, 1], so relative there
 
 
 @pytest.mark.parametrize("name", DRAWING)
@@ -42,7 +42,7 @@ def test_a_model_s_onnx_file_draws_as_the_model_does_or_its_card_says_why_there_
 
 
 def difference(path: Path, task: Task, sizes: tuple[tuple[int, int], tuple[int, int]]) -> float:
-    """Between the file and `stylize`, at sizes that the file was not tried on."""
+    """Between the file and `stylize`, relative to the largest value, at sizes that the file was not tried on."""
     assert sizes not in TRIED
     pictures = example(sizes, ("content", "style") if task.styles[1] else ("content",))
     styles = [Style(pictures["style"])] if task.styles[1] else []
@@ -50,7 +50,7 @@ def difference(path: Path, task: Task, sizes: tuple[tuple[int, int], tuple[int, 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {key: picture.numpy() for key, picture in pictures.items()})
     assert expected is not None
-    return float(np.abs(got - expected.numpy()).max())
+    return float(np.abs(got - expected.numpy()).max() / max(1.0, float(expected.abs().max())))
 
 
 class Refusing(nn.Module):
