@@ -6,6 +6,7 @@ Each time the job ends in `succeeded`, with every metric step once and the bytes
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def untouched(stack: Stack) -> str:
 
 def test_the_library_alone_gives_the_same_bytes(stack: Stack, untouched: str, tmp_path: Path):
     """`python -m stylemodels train` over the folders that were pushed, with the job's settings and seed."""
-    settings = [f"--set={name}={value}" for name, value in CONFIG.items()]
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in CONFIG.items()]
     folders = [f"--content={stack.pictures('photos')}", f"--style={stack.pictures('paintings')}"]
     command = [sys.executable, "-m", "stylemodels", "train", "metastyle", *folders, *settings, "--seed=7"]
     subprocess.run([*command, f"--out={tmp_path}"], check=True, capture_output=True, timeout=300)
