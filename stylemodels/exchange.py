@@ -18,9 +18,7 @@ from stylemodels.method import Style
 from stylemodels.mixing import mixed
 from stylemodels.raster import Raster
 from stylemodels.tiles import Report
-from stylemodels.whitening import AffineMap, Moments
-
-STD_EPS = 1e-5  # added to variances, as in `features.mean_std`
+from stylemodels.whitening import adain_map
 
 
 class AdaINForm(nn.Module):
@@ -60,12 +58,3 @@ def draw_tiles(
     maps = [adain_map(own, of_style).blended(alpha) for of_style in of_styles]
     change = partial(cascade.changed, maps=maps, styles=styles, cell=level.cell)
     tiles.draw(source, target, level, change, tile=tile, report=lambda share: report((1 + share) / 2))
-
-
-def adain_map(content: Moments, style: Moments) -> AffineMap:
-    """`features.adain` as an affine map, from moments of both."""
-    content_std, style_std = (
-        (m.std.square() * (m.positions - 1) / m.positions + STD_EPS).sqrt() for m in (content, style)
-    )
-    scale = style_std / content_std
-    return AffineMap(torch.diag_embed(scale), style.mean - scale * content.mean)

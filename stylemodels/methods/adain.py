@@ -11,24 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import init
 from torch.optim import Adam, Optimizer
 
+from stylemodels import exchange
 from stylemodels.blocks import MirroredDecoder
-from stylemodels.cascade import changed
+from stylemodels.cascade import Pair
 from stylemodels.encoders import Encoder, EncoderName
 from stylemodels.features import adain
 from stylemodels.losses import content_loss, statistics_loss
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
-from stylemodels.mixing import mixed
-from stylemodels.raster import Loaded, Raster
+from stylemodels.raster import Raster
 from stylemodels.settings import Common, setting
-from stylemodels.tiles import draw, level_of, moments
-from stylemodels.whitening import adain_map
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 DEEPEST = TAPS[-1]
@@ -107,42 +104,33 @@ class Train(Task):
             "style_loss": self.config.style_weight * style_losses.sum(),
         }
 
-    @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:
         """`content` (1, 3, H, W) in the mixture of `styles`, each of any size from 16 px."""
-        own = self._encode(content)
-        swapped = mixed([adain(own, self._encode(style.image)) for style in styles], styles)
-        return Picture(self.decoder(own.lerp(swapped, controls.alpha)))
+        return Picture(exchange.draw(content, styles, self._pair(), alpha=controls.alpha))
 
     def stylize_tiles(
         self, source: Raster, target: Raster, styles: Sequence[Style], controls: StylizeControls, *, tile: int
     ) -> None:
-        level = level_of(self._encode, self.decoder, len(TAPS))
-        own = moments(source, level, tile=tile, report=lambda share: self.report(share / 3))
-        painted = [moments(Loaded(style.image), level, tile=tile) for style in styles]
-        maps = [adain_map(own, style).blended(controls.alpha) for style in painted]
-        change = partial(changed, maps=maps, styles=styles, cell=level.cell)
-        draw(source, target, level, change, tile=tile, report=lambda share: self.report((1 + 2 * share) / 3))
+        exchange.draw_tiles(source, target, styles, self._pair(), alpha=controls.alpha, tile=tile, report=self.report)
 
     def onnx_form(self) -> nn.Module:
-        return AdaINForm(self.encoder, self.decoder)
+        return exchange.AdaINForm(Deepest(self.encoder), self.decoder)
 
-    def _encode(self, image: Tensor) -> Tensor:
-        features: dict[str, Tensor] = self.encoder(image, [DEEPEST])
-        return features[DEEPEST]
+    def _pair(self) -> Pair:
+        return Pair(Deepest(self.encoder), self.decoder, len(TAPS))
 
 
-class AdaINForm(nn.Module):
-    """Encoder, exchange and decoder as one module of (content, style), at alpha 1."""
+class Deepest(nn.Module):
+    """E up to the tap whose statistics are exchanged."""
 
-    def __init__(self, encoder: Encoder, decoder: MirroredDecoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder = encoder
 
-    def forward(self, content: Tensor, style: Tensor) -> Tensor:
-        own, painted = (self.encoder(image, [DEEPEST])[DEEPEST] for image in (content, style))
-        image: Tensor = self.decoder(adain(own, painted))
-        return image
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> relu4_1, (N, C, H // 8, W // 8)."""
+        features: dict[str, Tensor] = self.encoder(images, [DEEPEST])
+        return features[DEEPEST]
 
 
 METHOD = Method(

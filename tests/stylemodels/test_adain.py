@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from stylemodels.exchange import AdaINForm
 from stylemodels.features import adain
 from stylemodels.method import Style
-from stylemodels.methods.adain import AdaINForm, StylizeControls, Train
+from stylemodels.methods.adain import StylizeControls, Train
 from stylemodels.raster import Raster
 from stylemodels.whitening import Moments, adain_map
 from tests.stylemodels.toy import batch_of, paintings, photos, small_run, small_task

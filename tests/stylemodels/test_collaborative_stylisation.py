@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from stylemodels import tiles
-from stylemodels.exchange import adain_map
 from stylemodels.export import write_model
 from stylemodels.features import adain, mean_std
 from stylemodels.images import load_picture
@@ -24,7 +23,7 @@ from stylemodels.schema import InvalidConfig
 from stylemodels.students import start_at_random
 from stylemodels.stylize import Model, load_model
 from stylemodels.tiles import Level
-from stylemodels.whitening import Moments, matrix_power, wct, wct_map
+from stylemodels.whitening import Moments, adain_map, matrix_power, wct, wct_map
 from tests import images
 from tests.stylemodels.toy import (
     paintings,
