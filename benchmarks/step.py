@@ -150,7 +150,8 @@ def built(name: str, settings: Mapping[str, Any]) -> Task:
     task_class = find_class(name)
     allowed = set(task_class.Config.__dataclass_fields__)
     wanted = {key: value for key, value in {**SETTINGS.get(name, {}), **settings}.items() if key in allowed}
-    base = base_of(task_class.needs.base_model) if task_class.needs.base_model else None
+    needs = task_class.needs
+    base = base_of(needs.base_model) if needs.base_model and needs.base_model_required else None
     config = build(task_class.Config, wanted, None if base is None else base.config)
     encoder = full_size(config.encoder) if hasattr(config, "encoder") else None
     style_image = torch.rand(1, 3, 512, 512) if task_class.needs.style_image else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import init
 from torch.nn.functional import interpolate, relu
 
 VGG19_HEAD_DEPTHS = (2, 2, 4, 4, 1)  # convolutions of each block up to relu5_1
@@ -88,6 +90,10 @@ class MirroredDecoder(nn.Module):
         """widths: channels of reluN_1, ..., relu1_1; as many as there are blocks to undo, 1 to 5.
 
         final_relu: as some published decoders have it. In training such an output can die: all zero, no gradient.
+
+        Layers that keep the width start near the identity, which a ReLU leaves alone, the last one quietly around
+        mid-grey. In a chain of up to 13 layers of PyTorch's own start the signal fades: such a decoder gives nearly the
+        same for all pictures, and learns next to nothing for long.
         """
         super().__init__()
         self.widths, self.final_relu = tuple(widths), final_relu
@@ -101,6 +107,19 @@ class MirroredDecoder(nn.Module):
                 self.steps.append(f"conv{block}{index}")
             if block > 1:
                 self.steps.append("up")
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        convolutions = [layer for layer in self.children() if isinstance(layer, nn.Conv2d)]
+        start_he(self)
+        for layer in convolutions:
+            if layer.in_channels == layer.out_channels:
+                layer.weight.mul_(0.1).add_(init.dirac_(torch.empty_like(layer.weight)))
+        last = convolutions[-1]
+        assert last.bias is not None
+        last.bias.fill_(0.5)
+        last.weight.mul_(0.1)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, widths[0], h, w) -> (N, 3, H, W), H and W being h and w times 2^(blocks - 1). Not clamped."""
@@ -110,6 +129,18 @@ class MirroredDecoder(nn.Module):
             )
         image: Tensor = self.get_submodule(self.steps[-1])(features)
         return relu(image) if self.final_relu else image
+
+
+def start_he(network: nn.Module) -> None:
+    """He-uniform weights and zero biases for every convolution of `network`.
+
+    Source: He et al. 2015 (arXiv:1502.01852), equation 10.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                init.zeros_(layer.bias)
 
 
 def norm_parameters(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from stylemodels.blocks import MirroredDecoder
+from stylemodels.blocks import MirroredDecoder, start_he
 from stylemodels.encoders import FIXED_PADDING_AND_POOLING, SMALL_DEPTHS, SMALL_WIDTHS, Encoder, SmallTaps
 from stylemodels.small_encoder import kept_filters
 from stylemodels.vgg import Vgg, convolved, named_convolutions
@@ -111,17 +111,12 @@ def scaled_taps(network: SmallTaps) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def start_at_random(network: nn.Module) -> None:
-    """He-normal weights, zero biases; a `StageEncoder` gets VGG's mean and std as its conv0."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    if isinstance(network, StageEncoder):
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        network.conv0.weight.copy_(torch.diag(1 / std)[..., None, None])
-        network.conv0.bias.copy_(-mean / std)  # type: ignore[union-attr]
+def start_at_random(network: StageEncoder) -> None:
+    """He et al.'s weights, zero biases, and VGG's mean and std as conv0."""
+    start_he(network)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    network.conv0.weight.copy_(torch.diag(1 / std)[..., None, None])
+    network.conv0.bias.copy_(-mean / std)  # type: ignore[union-attr]
 
 
 @torch.no_grad()
@@ -148,25 +143,6 @@ def start_where_it_fits(network: nn.Module, other: nn.Module) -> None:
     for name, own in network.state_dict().items():
         if name in tensors and tensors[name].shape == own.shape:
             own.copy_(tensors[name])
-
-
-@torch.no_grad()
-def decoder_at_random(widths: Sequence[int], *, final_relu: bool) -> MirroredDecoder:
-    """He-normal; layers that keep the width begin near the identity, which a ReLU leaves alone, and the last quietly.
-
-    A chain of up to 13 random layers would give nearly the same for all pictures, and learn next to nothing for long.
-    """
-    decoder = MirroredDecoder(widths, final_relu=final_relu)
-    start_at_random(decoder)
-    for layer in decoder.children():
-        assert isinstance(layer, nn.Conv2d)
-        if layer.in_channels == layer.out_channels:
-            layer.weight.mul_(0.1).add_(nn.init.dirac_(torch.empty_like(layer.weight)))
-    last = convolution_of(decoder, decoder.steps[-1])
-    assert last.bias is not None
-    last.bias.fill_(0.5)  # mid-grey
-    last.weight.mul_(0.1)
-    return decoder
 
 
 @torch.no_grad()

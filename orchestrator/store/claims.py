@@ -6,7 +6,7 @@ afterwards is `queue.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -26,8 +26,9 @@ class Claimed(NamedTuple):
     kind: str
     method: str
     task: str
-    cpus: int
+    cpus: int  # of each worker
     gpus: int
+    workers: int  # that there is room for: between the job's `min_workers` and its `workers`
 
 
 def claim_next(tx: Session, *, owner: str, lease_s: float) -> Claimed | None:
@@ -60,17 +61,27 @@ def claim_next(tx: Session, *, owner: str, lease_s: float) -> Claimed | None:
             lease_until=db_now() + lease_s,
             events=Job.events + 1,
         )
-        .returning(Job.attempt, Job.kind, Job.method, Job.task, Job.cpus, Job.gpus, Job.workers, Job.events)
+        .returning(
+            Job.attempt, Job.kind, Job.method, Job.task, Job.cpus, Job.gpus, Job.workers, Job.min_workers, Job.events
+        )
     )
     row = tx.execute(claim).one_or_none()
     if row is None:
         return None
-    if not _take_room(tx, row.cpus * row.workers, row.gpus * row.workers):
+    workers = granted(row, cpus_free, gpus_free)
+    if not _take_room(tx, row.cpus * workers, row.gpus * workers):
         tx.rollback()  # another dispatcher was faster; the job stays where it was
         return None
-    tx.add(Attempt(job_id=job_id, attempt=row.attempt, claimed_at=db_now()))
+    tx.add(Attempt(job_id=job_id, attempt=row.attempt, workers=workers, claimed_at=db_now()))
     events.append(tx, job_id, row.attempt, row.events, [status_event(Status.STARTING, Move.CLAIM)])
-    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus)
+    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus, workers)
+
+
+def granted(asked: Any, cpus_free: int, gpus_free: int) -> int:
+    """As many workers as fit, `asked.workers` at most and `asked.min_workers` at least."""
+    limits = [free // each for each, free in ((asked.cpus, cpus_free), (asked.gpus, gpus_free)) if each]
+    most: int = min([asked.workers, *limits])
+    return max(most, int(asked.min_workers))
 
 
 def _first_ingest(tx: Session, *, at_once: int) -> str | None:
@@ -88,7 +99,7 @@ def _first_ingest(tx: Session, *, at_once: int) -> str | None:
 def _first_that_fits(tx: Session, cpus_free: int, gpus_free: int) -> str | None:
     # The window as a table of its own: as `id IN (…)` both databases read the whole queue for it.
     head = (
-        select(Job.id, (Job.cpus * Job.workers).label("cpus"), (Job.gpus * Job.workers).label("gpus"))
+        select(Job.id, (Job.cpus * Job.min_workers).label("cpus"), (Job.gpus * Job.min_workers).label("gpus"))
         .where(Job.status == Status.QUEUED, Job.kind == "train", Job.not_before <= db_now())
         .order_by(Job.priority.desc(), Job.id)
         .limit(BACKFILL_WINDOW)

@@ -51,6 +51,7 @@ class NewJob:
     cpus: int
     gpus: int
     workers: int = 1
+    min_workers: int = 1
     seed: int = 0
     publish_as: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +154,7 @@ def submit(tx: Session, new: NewJob) -> Job:
         "cpus": new.cpus,
         "gpus": new.gpus,
         "workers": new.workers,
+        "min_workers": new.min_workers,
         "seed": new.seed,
         "publish_as": new.publish_as,
         "tags": dict(new.tags),
@@ -237,7 +239,7 @@ def _reason(job: Job, seen: Cluster) -> str:
         return "cluster"
     cpus_free = (seen.cpus or 0) - (seen.cpus_taken or 0)
     gpus_free = (seen.gpus or 0) - (seen.gpus_taken or 0)
-    fits = job.cpus * job.workers <= cpus_free and job.gpus * job.workers <= gpus_free
+    fits = job.cpus * job.min_workers <= cpus_free and job.gpus * job.min_workers <= gpus_free
     return "queue" if fits else "room"
 
 

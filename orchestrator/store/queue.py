@@ -112,9 +112,7 @@ def move(
         update(Job)
         .where(Job.id == job_id, Job.status.in_(allowed), *([] if attempt is None else [Job.attempt == attempt]))
         .values(status=target, events=Job.events + 1, **({"error": dict(error)} if error else {}), **values)
-        .returning(
-            Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.workers, Job.kind, Job.tenant_id, Job.config
-        )
+        .returning(Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.kind, Job.tenant_id, Job.config)
     )
     row = tx.execute(change).one_or_none()
     if row is None:
@@ -149,15 +147,16 @@ def _end_attempt(
     tx: Session, job_id: str, row: Any, status: Status, outcome: str, error: Mapping[str, Any] | None
 ) -> None:
     """Give the room back, close the attempt's row and add its time to the job's."""
-    cpus, gpus = row.cpus * row.workers, row.gpus * row.workers
-    tx.execute(update(Ledger).values(cpus_taken=Ledger.cpus_taken - cpus, gpus_taken=Ledger.gpus_taken - gpus))
     ended = (
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.attempt == row.attempt)
         .values(outcome=outcome, finished_at=db_now(), error=dict(error) if error else None)
-        .returning(func.coalesce(Attempt.finished_at - Attempt.started_at, 0.0))
+        .returning(Attempt.workers, func.coalesce(Attempt.finished_at - Attempt.started_at, 0.0))
     )
-    seconds = max(0.0, tx.execute(ended).scalar_one() or 0.0)  # a clock set back must not shorten the job's time
+    workers, lasted_s = tx.execute(ended).one()
+    cpus, gpus = row.cpus * workers, row.gpus * workers
+    tx.execute(update(Ledger).values(cpus_taken=Ledger.cpus_taken - cpus, gpus_taken=Ledger.gpus_taken - gpus))
+    seconds = max(0.0, lasted_s or 0.0)  # a clock set back must not shorten the job's time
     values: dict[str, Any] = {"lease_owner": None, "lease_until": None, "running_s": Job.running_s + seconds}
     if phase_of(status) == "terminal":
         values["finished_at"] = db_now()

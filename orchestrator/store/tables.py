@@ -111,6 +111,7 @@ class Job(Base):
     cpus: Mapped[int] = mapped_column(Integer)  # of each worker
     gpus: Mapped[int] = mapped_column(Integer)
     workers: Mapped[int] = mapped_column(Integer)
+    min_workers: Mapped[int] = mapped_column(Integer)  # fewer than `workers`: an attempt may start with as many as fit
     seed: Mapped[int]
     publish_as: Mapped[str]
     tags: Mapped[JsonDict]
@@ -156,7 +157,8 @@ class Attempt(Base):
     __tablename__ = "attempts"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
-    actor: Mapped[str | None]  # its name in Ray
+    workers: Mapped[int] = mapped_column(Integer)  # that the claim took room for
+    actor: Mapped[str | None]  # its name in Ray; of a gang, the first member's
     outcome: Mapped[str | None]  # succeeded | failed | lost | paused | cancelled | expired; None while it goes on
     node: Mapped[str | None]
     pid: Mapped[int | None] = mapped_column(Integer)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import init
 from torch.optim import Adam, Optimizer
 
 from stylemodels import exchange
@@ -70,13 +69,6 @@ class Train(Task):
         self.config = config
         self.encoder = given.encoder
         self.decoder = MirroredDecoder([self.encoder.channels[tap] for tap in reversed(TAPS)])
-        # Ours: PyTorch's own start lets the signal fade over nine layers. On one batch, 80 steps then left three times
-        # the style loss and 1.6 times the content loss (measured).
-        for layer in self.decoder.modules():
-            if isinstance(layer, nn.Conv2d):
-                init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                assert layer.bias is not None
-                init.zeros_(layer.bias)
 
     def streams(self) -> dict[str, Stream]:
         c = self.config

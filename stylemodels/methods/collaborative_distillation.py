@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from stylemodels import cascade, exchange, students
+from stylemodels.blocks import MirroredDecoder
 from stylemodels.cascade import Pair
 from stylemodels.encoders import SMALL_WIDTHS, Encoder, EncoderName
 from stylemodels.features import adain, gram
@@ -29,7 +30,7 @@ from stylemodels.losses import content_loss
 from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task, load_exactly
 from stylemodels.raster import Raster
 from stylemodels.settings import Common, setting
-from stylemodels.students import StageEncoder, convolution_of, decoder_at_random, own_widths
+from stylemodels.students import StageEncoder, convolution_of, own_widths
 from stylemodels.whitening import EIG_EPS
 
 Scheme = Literal["wct", "adain"]
@@ -126,7 +127,7 @@ class Distill(Task):
         for stage in config.stages:
             widths = widths_of(config, self.encoder, stage)
             self.encoders[str(stage)] = StageEncoder(widths)
-            self.decoders[str(stage)] = decoder_at_random(widths[::-1], final_relu=config.final_relu)
+            self.decoders[str(stage)] = MirroredDecoder(widths[::-1], final_relu=config.final_relu)
         self.embeddings, self.collaborators = nn.ModuleDict(), nn.ModuleDict()
         self.build(given)
 
@@ -146,7 +147,7 @@ class Distill(Task):
                     students.start_widened(network, teacher)
             if config.collaborator_div:
                 inner = [max(width // config.collaborator_div, 1) for width in wide[:-1]]
-                bd = decoder_at_random([wide[-1], *reversed(inner)], final_relu=config.final_relu)
+                bd = MirroredDecoder([wide[-1], *reversed(inner)], final_relu=config.final_relu)
                 self.collaborators[str(stage)] = bd
 
     def se(self, stage: int) -> StageEncoder:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from stylemodels import tiles
+from stylemodels.blocks import start_he
 from stylemodels.export import write_model
 from stylemodels.features import adain, mean_std
 from stylemodels.images import load_picture
@@ -20,7 +21,6 @@ from stylemodels.method import Style
 from stylemodels.methods.collaborative_distillation import METHOD, Distill, StylizeControls
 from stylemodels.raster import Raster
 from stylemodels.schema import InvalidConfig
-from stylemodels.students import start_at_random
 from stylemodels.stylize import Model, load_model
 from stylemodels.tiles import Level
 from stylemodels.whitening import Moments, adain_map, matrix_power, wct, wct_map
@@ -117,7 +117,7 @@ def test_check_5_tiles_give_the_whole_frame_and_a_halo_one_cell_smaller_does_not
     # as wide as the teacher: of the two channels that pruning would leave in block 1, both may be dead
     task = random_task(stages=[stage], init="random", width_div=1)
     encoder, decoder = task.se(stage).double(), task.decoders[str(stage)].double()
-    start_at_random(decoder)  # near the identity, where it began, the rim of the halo hardly counts
+    start_he(decoder)  # near the identity, where it began, the rim of the halo hardly counts
 
     def encode(pictures: Tensor) -> Tensor:  # in float64, so that what a pixel at the halo's rim gives can be seen
         features: Tensor = encoder(pictures.double())
