@@ -29,9 +29,9 @@ def queue_job(db: Database, job_id: str, **changes: Any) -> str:
             tx.flush()
         values: dict[str, Any] = {
             "kind": "train", "method": "metastyle", "task": "train", "name": job_id, "config": {}, "datasets": {},
-            "cpus": 1, "gpus": 0, "workers": 1, "min_workers": 1, "seed": 0, "publish_as": job_id, "tags": {}, "priority": 0,
-            "max_retries": 2, "keep_checkpoints": 3, "status": Status.QUEUED, "attempt": 0, "charged": 0, "events": 1,
-            "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0, "created_at": db_now(),
+            "cpus": 1, "gpus": 0, "workers": 1, "min_workers": 1, "seed": 0, "publish_as": job_id, "tags": {},
+            "priority": 0, "max_retries": 2, "keep_checkpoints": 3, "status": Status.QUEUED, "attempt": 0, "charged": 0,
+            "events": 1, "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0, "created_at": db_now(),
         }  # fmt: skip
         tx.add(Job(id=job_id, tenant_id=TENANT, **(values | changes)))
         tx.flush()
