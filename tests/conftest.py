@@ -35,6 +35,15 @@ class Bucket(NamedTuple):
     name: str
 
 
+SLOW_TIMEOUT_S = 3600  # of tests that are marked slow and say nothing else
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
     for name in [name for name in os.environ if name.startswith("STYLEFOUNDRY_")]:

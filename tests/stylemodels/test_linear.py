@@ -87,7 +87,6 @@ def test_check_9_in_short_the_style_loss_falls():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_check_9_the_style_loss_falls_by_more_than_half_and_the_content_stays():
     settings = {
         "encoder": "small-narrow",

@@ -255,7 +255,6 @@ def test_fused_and_chunked_attention_draw_a_picture_in_less_memory_than_the_whol
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_content_and_style_of_2048_px_are_drawn_in_an_eighth_of_what_their_map_takes():
     map_megabytes = 4 * (2048 / 8) ** 4 / 2**20
     assert map_megabytes == 16 * 1024
