@@ -97,9 +97,10 @@ class MirroredDecoder(nn.Module):
 
         final_relu: as some published decoders have it. In training such an output can die: all zero, no gradient.
 
-        Layers that keep the width start near the identity, which a ReLU leaves alone, the last one quietly around
-        mid-grey. In a chain of up to 13 layers of PyTorch's own start the signal fades: such a decoder gives nearly the
-        same for all pictures, and learns next to nothing for long.
+        Layers that keep the width start near the identity, which a ReLU leaves alone, the last one very quietly around
+        mid-grey: beyond black and white an encoder may see nothing at all. In a chain of up to 13 layers of PyTorch's
+        own start the signal fades: such a decoder gives nearly the same for all pictures, and learns next to nothing
+        for long.
         """
         super().__init__()
         self.widths, self.final_relu = tuple(widths), final_relu
@@ -125,7 +126,7 @@ class MirroredDecoder(nn.Module):
         last = convolutions[-1]
         assert last.bias is not None
         last.bias.fill_(0.5)
-        last.weight.mul_(0.1)
+        last.weight.mul_(0.01)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, widths[0], h, w) -> (N, 3, H, W), H and W being h and w times 2^(blocks - 1). Not clamped."""

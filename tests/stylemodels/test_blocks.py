@@ -74,7 +74,7 @@ def test_a_decoder_may_end_with_a_relu():
     torch.manual_seed(0)
     plain, ending = MirroredDecoder((4, 3)), MirroredDecoder((4, 3), final_relu=True)
     ending.load_state_dict(plain.state_dict())
-    features = 50 * torch.rand(1, 4, 4, 4)
+    features = 500 * torch.rand(1, 4, 4, 4)
     assert plain(features).min() < 0
     assert torch.equal(ending(features), plain(features).clamp_min(0))
 
@@ -84,5 +84,5 @@ def test_a_new_decoder_shows_mid_grey_and_lets_different_features_through():
     torch.manual_seed(0)
     features = torch.rand(2, 96, 8, 8)
     images = MirroredDecoder((96, 48, 24, 16))(features)
-    assert abs(images.mean() - 0.5) < 0.2
-    assert (images[0] - images[1]).std() > 0.02
+    assert (images - 0.5).abs().max() < 0.2
+    assert (images[0] - images[1]).std() > 0.002
