@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from orchestrator.ids import new_id
-from orchestrator.store import claims
+from orchestrator.store import claims, lanes
 from orchestrator.store.database import Database
 from orchestrator.store.migrate import upgrade
 from orchestrator.store.tables import Job, Tenant
@@ -54,8 +54,9 @@ def make_room(db: Database) -> None:
 
 def queued_job(**changes: Any) -> dict[str, Any]:
     """The row of a queued job."""
+    lane = lanes.key_of(TENANT, "standard", 0, (1, 0, 1, 1), short=False, has_deadline=False)
     return {
-        "id": new_id("job"), "tenant_id": TENANT, "kind": "train", "method": "metastyle", "task": "train",
+        "id": new_id("job"), "tenant_id": TENANT, "lane": lane, "kind": "train", "method": "metastyle", "task": "train",
         "name": "bench", "config": {}, "datasets": {}, "cpus": 1, "gpus": 0, "workers": 1, "seed": 0,
         "publish_as": "bench", "tags": {}, "priority": 0, "max_retries": 2, "keep_checkpoints": 3, "status": "queued",
         "attempt": 0, "charged": 0, "events": 1, "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0,

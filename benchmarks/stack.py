@@ -43,17 +43,17 @@ class Service:
 
 
 @contextmanager
-def running_stack() -> Iterator[Service]:
+def running_stack(changes: Mapping[str, str] | None = None) -> Iterator[Service]:
     """`stylefoundry up` on this machine with 24 photos and 4 paintings, and a warm worker that has the encoder.
 
-    It ends with this process, however that ends.
+    changes: more settings, without their prefix. It ends with this process, however that ends.
     """
     with tempfile.TemporaryDirectory(prefix="stylefoundry-bench-") as name:
         folder = Path(name)
         photos, paintings = folder / "photos", folder / "paintings"
         write_photographs(photos, 24, width=320, height=256)
         write_photographs(paintings, 4, width=320, height=256, first_seed=100)
-        settings = {"WARM_ENCODER": str(TRAIN_CONFIG["encoder"]), "CPUS": "2"}
+        settings = {"WARM_ENCODER": str(TRAIN_CONFIG["encoder"]), "CPUS": "2", **(changes or {})}
         stack = EmbeddedStack(folder / "data", {f"STYLEFOUNDRY_{name}": value for name, value in settings.items()})
         try:
             stack.start()

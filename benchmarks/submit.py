@@ -32,8 +32,8 @@ from benchmarks.machine import OTHER_CORE, SERVICE_CORE, busy, cpu_s, on_core, q
 from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from orchestrator.store.database import Database
-from orchestrator.store.keys import DEFAULT_TENANT
 from orchestrator.store.tables import DatasetVersion, Event, IdempotencyKey, Job, Tenant
+from orchestrator.store.tenants import DEFAULT_TENANT
 from tests.servers import S3Server, ValkeyServer
 from tests.waiting import wait_until
 

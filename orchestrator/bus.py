@@ -7,18 +7,43 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 WAKE_CHANNEL = "stylefoundry:wake"
 REQUESTS = "stylefoundry:stylize"
 IDLE = "stylefoundry:idle:"
+COUNTS = "stylefoundry:counts"
+UPLOADS = "stylefoundry:uploads:"
+UPLOADS_S = 10  # so long after its last sign is an attempt believed to have uploads waiting
+RATES = "stylefoundry:rate:"
+HASTY_S = 0.5  # so long may a request wait to hear whether its key asks too fast
+TAKE = """
+local now = redis.call('TIME')
+local at = now[1] + now[2] / 1000000
+local per_s, most, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local kept = redis.call('HMGET', KEYS[1], 'left', 'at')
+local since = math.max(0, at - (tonumber(kept[2]) or at))
+local left = math.min(most, (tonumber(kept[1]) or most) + since * per_s)
+local taken = math.min(wanted, math.floor(left))
+redis.call('HSET', KEYS[1], 'left', string.format('%.6f', left - taken), 'at', string.format('%.6f', at))
+redis.call('EXPIRE', KEYS[1], math.ceil(most / per_s) + 1)
+return {taken, string.format('%.6f', (1 - (left - taken)) / per_s)}
+"""
 AWAITED_S = 10  # so long after its last sign is whoever asked for a picture believed to wait
+
+
+class Totals(NamedTuple):
+    """What all workers together have counted."""
+
+    counts: dict[str, int]  # by the names of meters.OF_WORKERS
+    idle_workers: int
+    uploads: int  # checkpoints and preview grids that wait to be stored
 
 
 class Bus:
@@ -28,6 +53,10 @@ class Bus:
         self._redis: Any = redis.Redis.from_url(
             url, socket_timeout=5, socket_connect_timeout=1, retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), 1)
         )
+        hasty: Any = redis.Redis.from_url(
+            url, socket_timeout=HASTY_S, socket_connect_timeout=HASTY_S, retry=Retry(NoBackoff(), 0)
+        )
+        self._take: Any = hasty.register_script(TAKE)
         self._down_until = 0.0
 
     def available(self) -> bool:
@@ -54,6 +83,34 @@ class Bus:
         except redis.RedisError:
             self._down_until = time.monotonic() + 1.0
 
+    # --- figures of workers ---
+
+    def count(self, counts: Mapping[str, int], *, job_id: str, uploads: int) -> None:
+        """Add to the totals, and say how many uploads of a job wait. May be lost."""
+        if time.monotonic() < self._down_until:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for name, by in counts.items():
+            pipeline.hincrby(COUNTS, name, by)
+        if uploads:
+            pipeline.set(UPLOADS + job_id, uploads, ex=UPLOADS_S)
+        else:
+            pipeline.delete(UPLOADS + job_id)
+        try:
+            pipeline.execute()
+        except redis.RedisError:
+            self._down_until = time.monotonic() + 1.0
+
+    def totals(self) -> Totals | None:
+        """None while Redis is away."""
+        try:
+            counts = {name.decode(): int(count) for name, count in self._redis.hgetall(COUNTS).items()}
+            waiting = list(self._redis.scan_iter(match=UPLOADS + "*", count=100))
+            uploads = sum(int(value or 0) for value in (self._redis.mget(waiting) if waiting else []))
+            return Totals(counts, self.idle_workers(), uploads)
+        except redis.RedisError:
+            return None
+
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         """Wake-ups for a dispatcher."""
@@ -62,6 +119,15 @@ class Bus:
             yield listener
         finally:
             listener.close()
+
+    # --- rates of requests ---
+
+    def take(self, bucket: str, *, per_s: float, most: int, wanted: int) -> tuple[int, float]:
+        """Take up to `wanted` from a bucket that holds `most` and fills at `per_s`: how many there were, and in how
+        many seconds there is one again. Raises redis.RedisError, soon: a request waits for it.
+        """
+        taken, wait_s = self._take(keys=[RATES + bucket], args=[per_s, most, wanted])
+        return int(taken), max(0.0, float(wait_s))
 
     # --- stylise requests: pushed by the API, popped by an idle warm worker, answered under the request's id ---
 

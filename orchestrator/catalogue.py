@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.code import code_digest
+from orchestrator.scheduling.classes import DEFAULT_CLASSES, PriorityClass, parse_classes
+from stylemodels.phases import Stretch, planned
 from stylemodels.schema import InvalidConfig, complete_config
 
 DESCRIBE_S = 120  # longest time that the child may take, seconds
+
+CLASSES = parse_classes(DEFAULT_CLASSES)
 
 __all__ = ["Catalogue", "InvalidConfig", "TaskInfo", "read_catalogue"]
 
@@ -40,8 +44,9 @@ class TaskInfo:
     strength: str  # which control goes from 0, the content, to 1, the style; empty where none does
     masks: bool  # a mask for each style
     regions: bool  # label maps of content and style
+    shared_out: str | None  # the setting whose number workers divide; None: one worker only
     trains: bool  # False: there is nothing to learn, so no job
-    phases: tuple[Mapping[str, Any], ...]  # {"name", "steps"} with the default settings
+    stretches: tuple[Stretch, ...]  # its phases as a function of the settings
 
     def complete(self, config: Mapping[str, Any], base_config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`config` over the base model's over the defaults. Raises InvalidConfig with every bad field."""
@@ -51,17 +56,20 @@ class TaskInfo:
         """What a finished model is told, over the defaults. Raises InvalidConfig with every bad field."""
         return complete_config(self.controls, controls)
 
-    def total_steps(self, config: Mapping[str, Any]) -> int:
-        """Steps over all phases. `steps` is each phase's, where a phase has that many by default; the worker that
-        begins the job says it exactly."""
-        default = self.config["properties"].get("steps", {}).get("default")
-        return sum(config["steps"] if phase["steps"] == default else phase["steps"] for phase in self.phases)
+    def total_steps(self, config: Mapping[str, Any], *, based: bool = False) -> int:
+        """Steps over all phases of a job with this complete config. based: it starts from a base model."""
+        return sum(steps for _, steps in self.phases(config, based=based))
+
+    def phases(self, config: Mapping[str, Any], *, based: bool = False) -> list[tuple[str, int]]:
+        """Name and steps of every phase, in order."""
+        return planned(self.stretches, config, based=based)
 
 
 class Catalogue:
-    """Every method and encoder."""
+    """Every method, encoder and class of priority that a job can name."""
 
-    def __init__(self, described: Mapping[str, Any]) -> None:
+    def __init__(self, described: Mapping[str, Any], classes: Mapping[str, PriorityClass]) -> None:
+        self.classes = classes
         self.methods: dict[str, dict[str, Any]] = {method["method"]: method for method in described["methods"]}
         self._encoders: Mapping[str, Mapping[str, Any]] = described["encoders"]
         self._tasks = {
@@ -83,6 +91,10 @@ class Catalogue:
         """Encoders that need no weights."""
         return [name for name, encoder in self._encoders.items() if encoder["needs_weights"] is None]
 
+    def roles(self) -> set[str]:
+        """Under which names jobs take datasets."""
+        return {"style", *(role for task in self._tasks.values() for role in task.datasets)}
+
     def architecture(self, method: str) -> set[str]:
         """Settings of a method that decide the shapes of its networks, so a checkpoint cannot outlive their change."""
         tasks = [task for (slug, _), task in self._tasks.items() if slug == method]
@@ -90,15 +102,17 @@ class Catalogue:
         return named | {"encoder", "width"}
 
 
-def read_catalogue(cache_dir: Path) -> Catalogue:
+def read_catalogue(cache_dir: Path, classes: Mapping[str, PriorityClass] = CLASSES) -> Catalogue:
     """Ask the style library, or the answer kept in `cache_dir` if it is of the same sources.
+
+    classes: as the settings declare them.
 
     Raises RuntimeError with the library's own words when it cannot describe itself.
     """
     kept = cache_dir / f"methods-{code_digest()[:16]}.json"
     if not kept.exists():
         _write(kept, _describe())
-    return Catalogue(json.loads(kept.read_text()))
+    return Catalogue(json.loads(kept.read_text()), classes)
 
 
 def _describe() -> str:
@@ -134,6 +148,7 @@ def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
         strength=described["strength"],
         masks=described["masks"],
         regions=described["regions"],
+        shared_out=described["shared_out"],
         trains=described["trains"],
-        phases=tuple(described["phases"]),
+        stretches=tuple(Stretch.read(stretch) for stretch in described["stretches"]),
     )

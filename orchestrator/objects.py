@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
+from minio.datatypes import ListMultipartUploadsResult
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 
@@ -27,6 +28,7 @@ PART_BYTES = 16 * 1024 * 1024
 SETTLE_S = 10.0
 # rclone calls its error documents `text/xml`, which the SDK takes for no error document at all.
 REFUSALS = (S3Error, InvalidResponseError)
+NO_UPLOADS = ("NoSuchUpload", "NotImplemented")  # so rclone says that none is open; others know of none
 OUTAGES = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
 
 
@@ -134,6 +136,11 @@ class Objects:
         for found in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
             yield str(found.object_name)
 
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys and their bytes."""
+        for found in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
+            yield str(found.object_name), found.size or 0
+
     def older_than(self, prefix: str, age_s: float) -> Iterator[str]:
         """Keys under `prefix` that were written longer than `age_s` seconds ago, by the store's clock and ours."""
         now = datetime.now(UTC)
@@ -151,6 +158,26 @@ class Objects:
 
     def delete_prefix(self, prefix: str) -> None:
         self.delete(list(self.keys(prefix)))
+
+    def abort_uploads(self, age_s: float) -> int:
+        """End multipart uploads that were begun longer than `age_s` seconds ago; how many there were.
+
+        The SDK has no public name for these two calls, and its private one sends what rclone misreads.
+        """
+        now = datetime.now(UTC)
+        try:
+            answer = self._client._execute("GET", self.bucket, query_params={"uploads": ""})
+        except REFUSALS as error:
+            if _code(error) in NO_UPLOADS:
+                return 0
+            raise
+        old = 0
+        for upload in ListMultipartUploadsResult(answer).uploads:
+            begun = upload.initiated_time
+            if begun is not None and (now - begun).total_seconds() > age_s and upload.upload_id is not None:
+                self._client._abort_multipart_upload(self.bucket, str(upload.object_name), upload.upload_id)
+                old += 1
+        return old
 
     def presigned_get(self, key: str) -> str:
         """A url for `GET` (and ranges), signed for the address that clients use; no request is made."""
@@ -181,9 +208,12 @@ def _client(settings: Settings, url: str) -> Minio:
     )
 
 
+def _code(error: S3Error | InvalidResponseError) -> str:
+    return str(error.code) if isinstance(error, S3Error) else "".join(re.findall("<Code>(.*?)</Code>", str(error)))
+
+
 def _explained(error: S3Error | InvalidResponseError, key: str) -> Exception:
-    code = error.code if isinstance(error, S3Error) else "".join(re.findall("<Code>(.*?)</Code>", str(error)))
-    return Missing(key) if code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket") else error
+    return Missing(key) if _code(error) in ("NoSuchKey", "NoSuchObject", "NoSuchBucket") else error
 
 
 # --- the layout -------------------------------------------------------------------------------------------------------

@@ -2,20 +2,23 @@
 
 Problem
 ├── NotJson        400  the body cannot be read
-├── Unauthorized   401  no key, an unknown one or a revoked one
-├── Forbidden      403  an administrator's affair, or a foreign web page's request
+├── Unauthorized   401  no key, or one that is unknown, revoked or expired
+├── Forbidden      403  the key lacks a scope, or a foreign web page's request
 ├── NotFound       404  also what belongs to another tenant
 ├── WrongMethod    405
+├── LimitReached   409  the tenant has as much as it may
 ├── WrongState     409  the thing is not in a state that allows it
 ├── TooLarge       413
 ├── Invalid        422  a field, or what it names
+├── TooMany        429  faster than the key may ask
 └── Unavailable    503  try again after `retry_after_s`
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 MEDIA_TYPE = "application/problem+json"
@@ -80,12 +83,25 @@ class WrongMethod(Problem):
     status, slug, title = 405, "wrong-method", "Not a method of this resource"
 
 
+class LimitReached(Problem):
+    status, slug, title = 409, "limit-reached", "A limit is reached"
+
+
 class WrongState(Problem):
     status, slug, title = 409, "wrong-state", "The state does not allow it"
 
 
 class TooLarge(Problem):
     status, slug, title = 413, "too-large", "The body is too large"
+
+
+class TooMany(Problem):
+    """More requests than a key may send: again after `retry_after_s`."""
+
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
 class Invalid(Problem):
@@ -109,12 +125,24 @@ class Unavailable(Problem):
         super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
-ALL = (NotJson, Unauthorized, Forbidden, NotFound, WrongMethod, WrongState, TooLarge, Invalid, Internal, Unavailable)
+ALL = (
+    NotJson, Unauthorized, Forbidden, NotFound, WrongMethod, LimitReached, WrongState, TooLarge, Invalid, TooMany,
+    Internal, Unavailable,
+)  # fmt: skip
 
 
 def invalid_field(pointer: str, detail: str) -> Invalid:
     """One field is wrong."""
     return invalid_fields([FieldProblem(pointer, detail)])
+
+
+@contextmanager
+def under(pointer: str) -> Iterator[None]:
+    """Fields that are wrong inside are told as parts of the field at `pointer`."""
+    try:
+        yield
+    except Invalid as problem:
+        raise invalid_fields([FieldProblem(pointer + e.pointer, e.detail) for e in problem.errors]) from problem
 
 
 def invalid_fields(errors: Sequence[FieldProblem]) -> Invalid:

@@ -14,7 +14,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stylefoundry.commands import datasets, doctor, jobs, keys, methods, models, weights
+from stylefoundry.commands import (
+    administration,
+    bulk,
+    datasets,
+    doctor,
+    fanouts,
+    jobs,
+    keys,
+    methods,
+    models,
+    sweeps,
+    tenants,
+    weights,
+)
 from stylefoundry.terminal import run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=__doc__, pretty_exceptions_enable=False)
@@ -82,11 +95,41 @@ def migrate(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         out.print(f"newest schema: {escape(schema.migrate(data_dir))}")
 
 
+@app.command(rich_help_panel=STACK)
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where it goes; a backup that is there is brought up to date.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Copy all rows and objects into a folder while the service goes on (of the settings, else of --data-dir)."""
+    with _embedded("backups") as backups:
+        backups.back_up(data_dir, folder, _print_progress)
+    out.print(f"complete: {escape(str(folder))}")
+
+
+@app.command(rich_help_panel=STACK)
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Put a backup into an empty service. Jobs that were at work go on from their checkpoints."""
+    with _embedded("backups") as backups:
+        backups.restore(data_dir, folder, _print_progress)
+    out.print(f"restored from {escape(str(folder))}")
+
+
 app.add_typer(datasets.app, name="datasets", rich_help_panel=SERVICE)
+jobs.app.command("estimate")(bulk.estimate)
+jobs.app.command("batch")(bulk.batch)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=SERVICE)
+app.add_typer(fanouts.app, name="fanouts", rich_help_panel=SERVICE)
+app.add_typer(sweeps.app, name="sweeps", rich_help_panel=SERVICE)
 app.add_typer(models.app, name="models", rich_help_panel=SERVICE)
 app.command("methods", rich_help_panel=SERVICE)(methods.methods)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
+app.add_typer(administration.webhooks, name="webhooks", rich_help_panel=SERVICE)
+app.command("usage", rich_help_panel=SERVICE)(administration.usage)
+app.command("audit", rich_help_panel=SERVICE)(administration.audit)
+app.add_typer(tenants.app, name="tenants", rich_help_panel=SERVICE)
 app.add_typer(weights.app, name="weights", rich_help_panel=SERVICE)
 app.command("doctor", rich_help_panel=SERVICE)(doctor.doctor)
 

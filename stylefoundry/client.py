@@ -20,20 +20,26 @@ import httpx2
 
 from stylefoundry import events, fetch, push
 from stylefoundry.address import find_address
+from stylefoundry.administration import Administration
 from stylefoundry.errors import JobFailed
+from stylefoundry.pipelines import Fanouts, Sweeps, batch
 from stylefoundry.transport import Transport, segment
 from stylefoundry.types import (
     Attempt,
+    BatchItem,
     Checkpoint,
     Dataset,
+    Estimate,
     Event,
     Job,
     Key,
     LogLine,
     Method,
     Model,
+    Quota,
     Sample,
     Series,
+    Tenant,
     read,
 )
 
@@ -62,6 +68,9 @@ class Client:
     ) -> None:
         address = find_address(url, api_key, data_dir)
         self.http = Transport(address.url, address.api_key, patience_s=patience_s)
+        self.fanouts = Fanouts(self.http)
+        self.sweeps = Sweeps(self.http)
+        self.admin = Administration(self.http)
 
     def __enter__(self) -> Client:
         return self
@@ -110,6 +119,10 @@ class Client:
         which = "" if version is None else f"/versions/{version}"
         return read(Dataset, self.http.get(f"/v1/datasets/{segment(name)}{which}"))
 
+    def delete_dataset(self, name: str, version: int) -> None:
+        """One version, and the pictures that no other version lists."""
+        self.http.request("DELETE", f"/v1/datasets/{segment(name)}/versions/{version}")
+
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def submit(
@@ -131,23 +144,27 @@ class Client:
 
         datasets: role -> `name`, `name@version` or `name@latest`. style_image: a path in the dataset `style`.
         base_model: `name`, `name@version` or `name@alias`. others: the remaining fields of a job, as `resources`,
-        `priority`, `max_retries`, `timeout_s`, `keep_checkpoints`. What is None is left to the service's defaults.
+        `depends_on`, `base_job` (the job that will publish the base model),
+        `class`, `priority`, `deadline` (RFC 3339), `max_retries`, `timeout_s`, `keep_checkpoints`. What is None is left
+        to the service's defaults.
         """
-        body = {
-            "method": method,
-            "task": task,
-            "datasets": {role: _pinned(reference) for role, reference in datasets.items()},
-            "style_image": style_image,
-            "base_model": None if base_model is None else _pinned(base_model),
-            "config": None if config is None else dict(config),
-            "name": name,
-            "publish_as": publish_as,
-            "seed": seed,
-            "tags": None if tags is None else dict(tags),
-            **others,
-        }
-        given = {field: value for field, value in body.items() if value is not None}
+        given = _body(
+            method, task, datasets=datasets, style_image=style_image, base_model=base_model, config=config, name=name,
+            publish_as=publish_as, seed=seed, tags=tags, **others,
+        )  # fmt: skip
         return read(Job, self.http.create("/v1/jobs", given))
+
+    def estimate(self, method: str, task: str, *, datasets: Mapping[str, str], **others: Any) -> Estimate:
+        """What such a job would take; the same fields as `submit`, nothing is submitted."""
+        body = _body(method, task, datasets=datasets, **others)
+        return read(Estimate, self.http.request("POST", "/v1/jobs:estimate", json=body).json())
+
+    def batch(self, action: str, *, dry_run: bool = False, **filter: Any) -> Iterator[BatchItem]:
+        """`cancel`, `pause`, `resume` or `retry` every job that `filter` names; what happened to each, as it does.
+
+        filter: `ids`, `status`, `method`, `tags`, `q`, `fanout`, `sweep`; at least one. dry_run: only say what would.
+        """
+        return batch(self.http, action, {k: v for k, v in filter.items() if v}, dry_run=dry_run)
 
     def jobs(
         self,
@@ -156,11 +173,20 @@ class Client:
         method: str | None = None,
         tag: str | None = None,
         q: str | None = None,
+        fanout: str | None = None,
+        sweep: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """The newest jobs, at most `limit`. tag: `key:value`. q: a part of the name."""
-        params = {"status": status, "method": method, "tag": tag, "q": q, "limit": min(limit, 200)}
+        """The newest jobs, at most `limit`. tag: `key:value`. q: a part of the name. fanout, sweep: its id."""
+        params = {
+            "status": status, "method": method, "tag": tag, "q": q, "fanout": fanout, "sweep": sweep,
+            "limit": min(limit, 200),
+        }  # fmt: skip
         return [read(Job, item) for item in islice(self.http.pages("/v1/jobs", params), limit)]
+
+    def delete_job(self, job_id: str) -> None:
+        """One that has ended, with its history and checkpoints; its model has to be deleted before."""
+        self.http.request("DELETE", _job(job_id))
 
     def job(self, job_id: str) -> Job:
         return read(Job, self.http.get(_job(job_id)))
@@ -277,24 +303,64 @@ class Client:
         timeout = httpx2.Timeout(STYLIZE_S, connect=5)
         return self.http.request("POST", f"{_model(name, version)}/stylize", files=files, timeout=timeout).content
 
+    def delete_model(self, name: str, version: int) -> None:
+        self.http.request("DELETE", _model(name, version))
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        self.http.request("DELETE", f"/v1/models/{segment(name)}/aliases/{segment(alias)}")
+
     def set_alias(self, name: str, alias: str, version: int) -> Model:
         """Let `name@alias` mean this version."""
         where = f"/v1/models/{segment(name)}/aliases/{segment(alias)}"
         self.http.request("PUT", where, json={"version": version})
         return self.model(name, alias)
 
-    # --- keys, for administrators -------------------------------------------------------------------------------------
+    # --- keys, for managers and administrators ------------------------------------------------------------------------
 
     def keys(self) -> list[Key]:
         return [read(Key, item) for item in self.http.pages("/v1/keys")]
 
-    def create_key(self, name: str, *, tenant: str | None = None, admin: bool = False) -> Key:
-        """A new key, in full only in this answer. tenant: made where it is new; default: the caller's own."""
-        body = {"name": name, "admin": admin} | ({} if tenant is None else {"tenant": tenant})
-        return read(Key, self.http.create("/v1/keys", body))
+    def create_key(
+        self,
+        name: str,
+        *,
+        tenant: str | None = None,
+        admin: bool = False,
+        scopes: Sequence[str] | None = None,
+        expires_in_s: int | None = None,
+    ) -> Key:
+        """A new key, in full only in this answer. tenant: made where it is new; default: the caller's own.
+
+        scopes: of `read`, `submit`, `write`, `stylize` (these four where nothing is said), `manage` and `admin`.
+        """
+        body = {
+            "name": name,
+            "admin": admin,
+            "tenant": tenant,
+            "scopes": None if scopes is None else list(scopes),
+            "expires_in_s": expires_in_s,
+        }
+        return read(Key, self.http.create("/v1/keys", {k: value for k, value in body.items() if value is not None}))
 
     def revoke_key(self, key_id: str) -> None:
         self.http.post(f"/v1/keys/{segment(key_id)}/revoke")
+
+    # --- tenants ------------------------------------------------------------------------------------------------------
+
+    def quota(self) -> Quota:
+        """What this key's tenant may have of the cluster, and has."""
+        return read(Quota, self.http.get("/v1/quota"))
+
+    def tenants(self) -> list[Tenant]:
+        """All tenants; for administrators."""
+        return [read(Tenant, item) for item in self.http.pages("/v1/tenants")]
+
+    def change_tenant(self, name: str, **values: Any) -> Tenant:
+        """Set what a tenant may use (for administrators): `weight`, `max_cpus`, `max_gpus`, `max_queued`, `classes`, …
+
+        None takes a limit away; what is not named stays.
+        """
+        return read(Tenant, self.http.request("PATCH", f"/v1/tenants/{segment(name)}", json=dict(values)).json())
 
 
 def _job(job_id: str) -> str:
@@ -303,6 +369,29 @@ def _job(job_id: str) -> str:
 
 def _model(name: str, version: int | str) -> str:
     return f"/v1/models/{segment(name)}/versions/{segment(version)}"
+
+
+def _body(
+    method: str,
+    task: str,
+    *,
+    datasets: Mapping[str, str],
+    base_model: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """A job as the service reads it; what is None is left out."""
+    body = {
+        "method": method,
+        "task": task,
+        "datasets": {role: _pinned(reference) for role, reference in datasets.items()},
+        "base_model": None if base_model is None else _pinned(base_model),
+        "config": None if config is None else dict(config),
+        "tags": None if tags is None else dict(tags),
+        **others,
+    }
+    return {field: value for field, value in body.items() if value is not None}
 
 
 def _pinned(reference: str) -> str:

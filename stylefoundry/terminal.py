@@ -29,7 +29,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 
 # One hue per kind of status, the same as on the web page.
 COLORS = {
+    "blocked": "bright_black",
     "queued": "cyan",
+    "waiting": "cyan",
+    "stopped": "bright_black",
     "paused": "yellow",
     "starting": "blue",
     "running": "blue",
@@ -46,7 +49,7 @@ COLORS = {
     "lost": "red",
 }
 
-NEVER_BROKEN = ("JOB", "KEY", "STATUS", "STEP", "AGE")  # the first two are copied from
+NEVER_BROKEN = ("JOB", "FANOUT", "SWEEP", "KEY", "STATUS", "STEP", "AGE")  # the first two are copied from
 PIPED_WIDTH = 200  # characters of a line that goes to no terminal
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -164,3 +167,11 @@ def reference_of(text: str) -> tuple[str, str]:
     """`starry@3` → (`starry`, `3`); without a version `latest`."""
     name, _, version = text.partition("@")
     return name, version or "latest"
+
+
+def numbered(reference: str) -> tuple[str, int]:
+    """`NAME@VERSION` with a number: what is deleted is said exactly."""
+    name, at, version = reference.partition("@")
+    if not at or not version.isdigit():
+        raise typer.BadParameter(f"{reference!r} was given, write NAME@VERSION with a number")
+    return name, int(version)

@@ -29,6 +29,17 @@ class Progress:
 class Waiting:
     reason: str
     position: int | None = None
+    estimated_start: datetime | None = None
+
+
+@dataclass(frozen=True)
+class JobEstimate:
+    """Seconds at work, as expected when the job was submitted."""
+
+    seconds: float
+    low: float
+    high: float
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class Job:
     method: str
     task: str
     name: str
-    status: str  # queued, paused, starting, running, pausing, cancelling, succeeded, failed, cancelled, expired
+    # blocked, queued, paused, starting, running, pausing, cancelling, succeeded, failed, cancelled, expired
+    status: str
     phase: str  # pending, active, terminal
     attempt: int
     progress: Progress
@@ -53,20 +65,107 @@ class Job:
     datasets: dict[str, str] = field(default_factory=dict)  # role -> "name@version"
     style_image: str | None = None
     base_model: str | None = None  # "name@version"
+    base_job: str | None = None  # whose model it starts from
+    depends_on: list[str] = field(default_factory=list)
     resources: dict[str, int] = field(default_factory=dict)
     seed: int = 0
     publish_as: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    class_: str = "standard"
     priority: int = 0
+    deadline: datetime | None = None
+    preemptions: int = 0
     max_retries: int = 0
     timeout_s: float | None = None
     keep_checkpoints: int | None = None
     parent: str | None = None
+    fanout: str | None = None
+    sweep: str | None = None
+    trial: int | None = None
+    rung: int | None = None
+    estimate: JobEstimate | None = None
+    running_s: float = 0.0  # at work, over the attempts that are over
     waiting: Waiting | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: JobError | None = None
     model: str | None = None  # "name@version", once published
+    webhook: dict[str, Any] | None = None  # {"url", "events"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job would take."""
+
+    steps: int
+    flops: int | None = None
+    bytes: int | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class Fanout:
+    id: str
+    name: str
+    phase: str  # pending, active, terminal
+    created_at: datetime
+    counts: dict[str, int] = field(default_factory=dict)  # status -> jobs
+    jobs: int = 0
+    styles: int = 0
+    train: str | None = None
+    cancelled_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A set of settings that a sweep tries."""
+
+    number: int
+    params: dict[str, Any]
+    status: str  # of its job, or waiting, stopped
+    job: str
+    reason: str | None = None
+    rung: int = 0
+    step: int = 0
+    total_steps: int = 0
+    value: float | None = None
+    values: list[float | None] = field(default_factory=list)
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    id: str
+    name: str
+    phase: str  # pending, active, terminal
+    created_at: datetime
+    strategy: str = "random"
+    metric: str | None = None
+    mode: str = "min"
+    space: dict[str, Any] = field(default_factory=dict)
+    rungs: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # status -> jobs
+    jobs: int = 0
+    best: Trial | None = None
+    trials: list[Trial] = field(default_factory=list)
+    cancelled_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """What happened, or would, to one of many jobs."""
+
+    id: str
+    outcome: str  # changed, unchanged, refused, not_found
+    name: str | None = None
+    before: str | None = None
+    after: str | None = None
+    detail: str | None = None
+    retried_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +217,7 @@ class Sample:
 class Attempt:
     attempt: int
     outcome: str | None
+    workers: int = 1
     node: str | None = None
     pid: int | None = None
     resumed_from: int | None = None
@@ -177,8 +277,44 @@ class Key:
     prefix: str
     admin: bool
     created_at: datetime
+    scopes: list[str] = field(default_factory=list)  # read, submit, write, stylize, manage, admin
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None  # to some minutes
+    previous_until: datetime | None = None  # until then the secret before the last rotation counts too
     revoked_at: datetime | None = None
     key: str | None = None  # the whole of it, in the answer that made it and never again
+
+
+@dataclass(frozen=True)
+class Held:
+    held: int
+    limit: int | None = None  # None: as much as there is
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a tenant may have of the cluster, and has."""
+
+    tenant: str
+    weight: float
+    cpus: Held
+    gpus: Held
+    waiting: Held  # jobs
+    classes: list[str] = field(default_factory=list)  # of priority
+    share: float = 0.0  # of the cluster, now and lately, over the weight
+
+
+@dataclass(frozen=True)
+class Tenant:
+    id: str
+    name: str
+    created_at: datetime
+    weight: float = 1.0
+    max_cpus: int | None = None  # None: no limit, as below
+    max_gpus: int | None = None
+    max_queued: int | None = None
+    classes: list[str] | None = None  # of priority, besides standard; None: all
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +331,7 @@ class TaskInfo:
     masks: bool = False  # a mask for each style
     regions: bool = False  # label maps of content and style
     trains: bool = True  # false: there is nothing to learn, so no job
+    shared_out: str | None = None  # the setting whose number workers divide; None: one worker only
 
 
 @dataclass(frozen=True)
@@ -209,7 +346,8 @@ def read(cls: type[T], answer: Mapping[str, Any]) -> T:
     """Build `cls` from a JSON object. Raises Error when a field without a default is missing or has another type."""
     hints = get_type_hints(cls)
     try:
-        known = {f.name: _value(hints[f.name], answer[f.name]) for f in fields(cls) if f.name in answer}  # type: ignore[arg-type]
+        sent = {f.name: f.name.rstrip("_") for f in fields(cls)}  # type: ignore[arg-type]
+        known = {name: _value(hints[name], answer[key]) for name, key in sent.items() if key in answer}
         return cls(**known)
     except (TypeError, ValueError, KeyError) as error:
         raise Error(f"the service's answer is not a {cls.__name__}: {error}") from error
@@ -219,7 +357,7 @@ def to_json(value: Any) -> Any:
     """The JSON that `value`, one of the types here or a list of them, was made from."""
     if isinstance(value, list):
         return [to_json(item) for item in value]
-    return _plain(asdict(value))
+    return _plain(asdict(value, dict_factory=lambda items: {name.rstrip("_"): item for name, item in items}))
 
 
 def _value(hint: Any, value: Any) -> Any:

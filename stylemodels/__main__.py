@@ -19,6 +19,7 @@ VERBS: Mapping[str, str] = {
     "video": "draw a video, frame by frame, with a finished model",
     "evaluate": "measure how well a model draws pairs of pictures",
     "convert": "make a model of published weights",
+    "cost": "count what a training step costs",
     "export": "write a finished model as an ONNX file",
 }
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended

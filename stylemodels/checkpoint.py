@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+PARTS = ("weights", "optimizer", "random")  # of a state: its tensors
 
 
 class Damaged(Exception):
@@ -81,6 +82,24 @@ def to_files(state: State) -> dict[str, bytes]:
         "state.json": json.dumps(facts, indent=1, sort_keys=True).encode(),
     }
     return {**files, MANIFEST: manifest(files)}
+
+
+def packed(state: State) -> bytes:
+    """A state as one message."""
+    tensors = {f"{part}/{name}": value for part in PARTS for name, value in getattr(state, part).items()}
+    facts = json.dumps({"step": state.step, **state.facts}).encode()
+    return len(facts).to_bytes(8, "little") + facts + tensors_to_bytes(tensors)
+
+
+def unpacked(message: bytes) -> State:
+    """What was `packed`."""
+    start = 8 + int.from_bytes(message[:8], "little")
+    facts = json.loads(message[8:start])
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for path, value in safetensors.torch.load(message[start:]).items():
+        part, _, name = path.partition("/")
+        parts[part][name] = value
+    return State(step=facts.pop("step"), facts=facts, **parts)
 
 
 def save(state: State, folder: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stylemodels.distributed import part_of as part_of_worker
 from stylemodels.images import decode_for_crop, decode_squashed, inspect, to_float
 from stylemodels.method import Stream
 
@@ -136,7 +137,8 @@ class Batches:
     """The batches of a training run, read ahead in a background thread.
 
     streams: what the task wants, by name. sources: the data sets that the streams name.
-    share: (rank, workers): which part of every batch is this worker's; together they have what one alone would have.
+    share: (rank, workers): which part of every batch is this worker's (`distributed.part_of`); together they have what
+    one alone would have.
     device: where the batches go. cache_bytes: for pictures that are decoded and scaled already.
 
     Raises ValueError when a stream cannot be had from its source.
@@ -219,9 +221,9 @@ class StreamReader:
         share: tuple[int, int],
         cache: PictureCache,
     ) -> None:
-        _check(name, stream, source, workers=share[1])
+        _check(name, stream, source, share)
         self.name, self.stream, self.source, self.cache = name, stream, source, cache
-        self.rank, self.workers = share
+        self.own = part_of_worker(stream, *share)
         self.key = f"{seed}/{name}"
         self.members = part_of(source.digests, stream.part, stream.validation_share)
         self.by_class = _by_class(name, stream, source, self.members)
@@ -230,8 +232,7 @@ class StreamReader:
     def read(self, step: int) -> dict[str, Tensor]:
         """This worker's part of the batch of `step`: (N, 3, size, size) uint8, and the labels if there are any."""
         draws = self.draws(step)
-        own = len(draws) // self.workers
-        draws = draws[self.rank * own : (self.rank + 1) * own]
+        draws = draws[self.own]
         batch = {self.name: torch.stack([self._cut(draw) for draw in draws])}
         if self.source.labels is not None:
             batch[f"{self.name}_label"] = torch.tensor([self.source.labels[draw.picture] for draw in draws])
@@ -316,14 +317,13 @@ def generator(key: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big")))
 
 
-def _check(name: str, stream: Stream, source: PictureSource, *, workers: int) -> None:
+def _check(name: str, stream: Stream, source: PictureSource, share: tuple[int, int]) -> None:
     if stream.augment not in SUPPORTED_AUGMENTS:
         raise ValueError(f"stream {name}: augment {stream.augment!r} is not one of {', '.join(SUPPORTED_AUGMENTS)}")
-    if stream.count < 1 or stream.count % (stream.per_class * workers):
-        of_classes = f" of {stream.per_class} of a class" if stream.per_class > 1 else ""
-        raise ValueError(
-            f"stream {name}: {stream.count} pictures a step cannot be shared out{of_classes} to {workers} workers"
-        )
+    try:
+        part_of_worker(stream, *share)
+    except ValueError as error:
+        raise ValueError(f"stream {name}: {error}") from error
     if stream.load_size and stream.load_size < stream.size:
         raise ValueError(f"stream {name}: load size {stream.load_size} is smaller than the crop of {stream.size} px")
     if stream.per_class > 1 and source.labels is None:

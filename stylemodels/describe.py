@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "masks": task_class.masks,
         "regions": task_class.regions,
         "multiple": task_class.multiple,
+        "shared_out": task_class.shared_out,
+        "stretches": [asdict(stretch) for stretch in task_class.stretches],
         "phases": [{"name": phase.name, "steps": phase.steps} for phase in task.phases()],
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
@@ -194,6 +195,17 @@ def load_encoder(
     if name == "vgg19-normalised":
         normalise(network, calibration_pictures())
     return Encoder(name, _channels(name), network)
+
+
+def weightless_encoder(name: EncoderName) -> Encoder:
+    """An encoder of the right shapes with nothing in them; made under `torch.device("meta")` it takes no memory."""
+    if name in FIXED_PADDING_AND_POOLING:
+        taps = SmallTaps(SmallNetwork(), torch.empty(len(SMALL_WIDTHS)), embed=name == "small")
+        return Encoder(name, _channels(name), taps)
+    depths = VGG16_DEPTHS if name == "vgg16" else VGG19_DEPTHS
+    widths = RANDOM_WIDTHS if name == "random" else VGG_WIDTHS
+    padding: Padding = "zero" if name in ("vgg16", "vgg19") else "reflect"
+    return Encoder(name, _channels(name), Vgg(depths, widths, padding=padding, pooling="max"))
 
 
 def _fill(network: Vgg, name: str, tensors: Mapping[str, Tensor]) -> None:

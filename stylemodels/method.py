@@ -11,11 +11,12 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stylemodels.distributed import ALONE, Group, weight_of
 from stylemodels.encoders import Encoder
+from stylemodels.phases import Stretch, planned
 from stylemodels.raster import Raster
 
 # stream name -> (N, 3, H, W); a labelled stream adds "<name>_label": (N,) int64
@@ -36,6 +37,8 @@ class Stream:
     per_class: int = 1  # pictures of one class, drawn together and side by side in the batch
     part: Literal["all", "train", "validation"] = "all"  # split by content hash
     validation_share: float = 0.1  # how much of the pictures the split gives to "validation"
+    whole: bool = False  # every worker gets all of the batch instead of its part
+    together: int = 1  # so many neighbours of the batch (times `per_class`) go to the same worker
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,9 @@ class Gradients:
         return Gradients(total)
 
     def norm(self) -> Tensor:
-        """The norm of all of them as one vector, a float32 scalar."""
-        norms = [torch.linalg.vector_norm(value, dtype=torch.float32) for value in self.values.values()]
+        """The norm of all of them as one vector, a scalar in float32 at least."""
+        values = self.values.values()
+        norms = [torch.linalg.vector_norm(v, dtype=torch.promote_types(v.dtype, torch.float32)) for v in values]
         result: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return result
 
@@ -192,9 +196,14 @@ class Task(nn.Module):
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
     trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
+    stretches: ClassVar[tuple[Stretch, ...]] = (Stretch("train"),)  # its phases
     strength: ClassVar[str] = ""  # which of the Controls goes from 0, the content, to 1, the style
+    shared_out: ClassVar[str | None] = "batch_size"  # the setting whose number workers divide; None: one worker only
+    # how the loss of a batch follows from those of its parts; "own": from statistics of the batch, each worker's own
+    batch_loss: ClassVar[Literal["mean", "sum", "own"]] = "mean"
 
     config: Any
+    is_based: bool = False  # it starts from a base model, where it need not
     phase: str = ""  # set by the loop, with
     step: int = 0  # the step within it: how many are finished
 
@@ -202,11 +211,12 @@ class Task(nn.Module):
         """A task is made as `Task(config, given)` and calls this without either."""
         super().__init__()
         self.active: dict[str, Optimizer] = {}  # the optimisers of the phase
+        self.group: Group = ALONE  # the workers that train it together; set by the loop
         self.report: Callable[[float], None] = lambda share: None  # told how much of a long drawing is done, 0 to 1
 
     def phases(self) -> list[Phase]:
         """Name and steps of each phase, in order."""
-        return [Phase("train", self.config.steps)]
+        return [Phase(name, steps) for name, steps in planned(self.stretches, vars(self.config), based=self.is_based)]
 
     def streams(self) -> dict[str, Stream]:
         """The pictures of the next step; may look at `self.phase` and `self.step`."""
@@ -254,9 +264,7 @@ class Task(nn.Module):
 
         clip_norm: longest allowed gradient, over all parameters at once. Returns the norm before the clip.
         """
-        total = sum(gradients, Gradients())
-        if workers() > 1:
-            total = averaged(total)
+        total = self._over_workers(sum(gradients, Gradients()))
         norm = total.norm()
         clip = 1.0 if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
         for name, optimizer in self.active.items():
@@ -271,6 +279,19 @@ class Task(nn.Module):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def worker_weight(self) -> float:
+        """What this worker's gradients and losses count in those of all: its share of the pictures, or 1 of a sum."""
+        if self.batch_loss == "sum":
+            return 1.0
+        return weight_of(list(self.streams().values()), self.group.rank, self.group.size)
+
+    def _over_workers(self, gradients: Gradients) -> Gradients:
+        """Of the whole batch. Every worker must bring the same parameters in the same order."""
+        if self.group.size == 1:
+            return gradients
+        values = self.group.weighted_sum(list(gradients.values.values()), self.worker_weight())
+        return Gradients(dict(zip(gradients.values, values, strict=True)))
 
     def validation_streams(self) -> dict[str, Stream]:
         """The pictures that `evaluate` sees, best of `part="validation"`; without any it is not called."""
@@ -354,19 +375,6 @@ class Method:
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """Every parameter that an optimiser holds, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def workers() -> int:
-    """How many processes train this task together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def averaged(gradients: Gradients) -> Gradients:
-    """The mean over all workers. Every worker must bring the same parameters in the same order."""
-    flat = torch.cat([value.reshape(-1) for value in gradients.values.values()])
-    dist.all_reduce(flat)
-    pieces = torch.split(flat / workers(), [value.numel() for value in gradients.values.values()])
-    return Gradients({p: piece.view(p.shape) for p, piece in zip(gradients.values, pieces, strict=True)})
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -16,8 +16,13 @@ from typing import NamedTuple
 import psycopg
 import pytest
 import redis
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
+from orchestrator import traces
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from tests.servers import PostgresServer, S3Server, ValkeyServer
@@ -48,6 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_settings_from_outside() -> None:
     for name in [name for name in os.environ if name.startswith("STYLEFOUNDRY_")]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def spans() -> InMemorySpanExporter:
+    """What was traced. OpenTelemetry takes a provider once in a process's life."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(id_generator=traces.Ids())  # type: ignore[arg-type]
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import rclone_api
@@ -67,7 +69,7 @@ class Server(ABC):
                 cwd=self.folder,
                 env=os.environ | self.environment(),
             )
-        wait_until(lambda: self.answers() or not self.running, 30, f"{type(self).__name__} answers")
+        wait_until(lambda: self.answers() or not self.running, 90, f"{type(self).__name__} answers")
         if not self.running:
             raise RuntimeError(f"{type(self).__name__} ended: {(self.folder / 'log').read_text()[-2000:]}")
 
@@ -198,6 +200,38 @@ class PostgresServer(Server):
         # The kernel forgets the parent-death signal when the user changes: it has to be asked for afterwards.
         ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         return ["setpriv", *ids, "--pdeathsig=KILL", *command]
+
+
+class RayServer(Server):
+    """A Ray head of one node with token authentication, as it runs apart from everything else.
+
+    environment: of its workers, which read their settings there. Its folder is short: sockets' paths are.
+    """
+
+    token = "ray-" + 60 * "x"
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self._settings = settings
+
+    def command(self) -> list[str]:
+        return tethered(
+            [
+                *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *(f"--temp-dir={self.folder}", f"--ray-client-server-port={self.port}", "--num-cpus=2"),
+                *("--port=0", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
+                *("--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"),
+                f"--object-store-memory={160 * 1024 * 1024}",
+            ]
+        )
+
+    def environment(self) -> dict[str, str]:
+        own = {"GRPC_ENABLE_FORK_SUPPORT": "false", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12"}
+        return {**self._settings, **self.auth(), **own}
+
+    def auth(self) -> dict[str, str]:
+        """What a process needs in its environment to be let in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
 
 def _is_root() -> bool:

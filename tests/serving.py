@@ -11,7 +11,7 @@ import uvicorn
 from orchestrator.api.app import create_app
 from orchestrator.embedded.ports import free_port
 from orchestrator.settings import Settings
-from orchestrator.store import claims
+from orchestrator.store import claims, consequences
 from orchestrator.store.database import Database
 from tests.waiting import wait_until
 from workers.process import Process
@@ -60,6 +60,8 @@ def working(settings: Settings, *, warm: bool = False) -> Iterator[Process]:
 def _work(process: Process, db: Database, over: Callable[[], bool]) -> None:
     turn = threading.Event()
     while not over():
+        with db.write() as tx:
+            consequences.draw(tx)
         with db.write() as tx:
             claimed = claims.claim_next(tx, owner="test", lease_s=60.0)
         if claimed is None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 
 import structlog
 import torch
 from minio.error import S3Error
 
+from orchestrator import traces
 from orchestrator.objects import Corrupt, Missing
 from orchestrator.states import ErrorType, Status
-from orchestrator.store import attempts, queue
+from orchestrator.store import attempts, deadlines, queue
 from orchestrator.store.queue import Moved, Ticket
 from orchestrator.store.tables import Checkpoint, Job
 from stylemodels.checkpoint import Damaged
 from stylemodels.data import repetitions
-from stylemodels.methods import find_task
-from stylemodels.settings import build
-from stylemodels.train import Diverged, Run, build_task
+from stylemodels.distributed import PeerLost
+from stylemodels.train import Diverged, Run
 from workers import checkpoints, ingest
+from workers.building import built
+from workers.data import ShardSource
 from workers.endings import Ended, StopAsked, StorageAway, Superseded, TimeIsUp
-from workers.inputs import Encoders, open_inputs
+from workers.gang import LEFT_EXIT, MemberFailed, Seat, seated
+from workers.inputs import Encoders
 from workers.patience import Patience, brief, is_away
 from workers.platform import Platform
 from workers.publish import publish, put_log
@@ -38,8 +42,10 @@ UNREACHABLE = "unreachable"
 FAREWELL_S = 30.0  # how long a failed attempt waits for its uploads
 
 
-def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Host) -> str:
+def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Host, seat: Seat | None = None) -> str:
     """Do `ticket`'s attempt to its end in this process: train and publish, or ingest.
+
+    seat: as rank 0 of a gang, whose other workers are `member.follow`.
 
     Everything is written under the ticket: an attempt that was given up can wake up and do no harm. Errors of the job
     are rows, never exceptions.
@@ -49,14 +55,14 @@ def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Ho
     """
     patience = Patience(platform.settings.outage_s)
     try:
-        job, ready = patience.call(partial(_read, ticket, platform))
+        job, ready, due_in_s = patience.call(partial(_read, ticket, platform))
     except StorageAway:
         return UNREACHABLE
     if job is None:
         return SUPERSEDED
     log.info("attempt_begins", job=job.id, attempt=job.attempt, kind=job.kind, task=f"{job.method}/{job.task}")
-    with Spool(ticket, job, platform, patience) as spool:
-        work = Work(ticket, job, ready, platform, encoders, host, patience, spool)
+    with _told_apart(ticket), Spool(ticket, job, platform, patience, due_in_s=due_in_s) as spool:
+        work = Work(ticket, job, ready, platform, encoders, host, patience, spool, seat)
         try:
             moved = ingest.run(work) if job.kind == "ingest" else train(work)
         except (Superseded, StopAsked):
@@ -71,47 +77,50 @@ def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Ho
     return outcome
 
 
+@contextmanager
+def _told_apart(ticket: Ticket) -> Iterator[None]:
+    """Every log line of the block, by whatever library, names the job and the attempt; the block is a span."""
+    name = {"attempt": ticket.attempt}
+    with structlog.contextvars.bound_contextvars(job=ticket.job_id, **name):
+        with traces.span("attempt", ticket.job_id, **name):
+            yield
+        traces.flush()
+
+
 def train(work: Work) -> Moved:
     """Train to the end and publish. Raises Ended, and whatever is the job's error."""
-    job = work.job
-    torch.set_num_threads(max(1, job.cpus))
-    method, task_name = find_task(f"{job.method}/{job.task}")
-    task_class = method.tasks[task_name]
-    device = torch.device("cuda" if job.gpus else "cpu")
-    with open_inputs(job, task_class.needs, work.platform, work.patience) as inputs:
-        config: Any = build(task_class.Config, job.config, None if inputs.base is None else inputs.base.config)
-        encoder = getattr(config, "encoder", None)
-        task = build_task(
-            task_class,
-            config,
-            seed=job.seed,
-            encoder=None if encoder is None else work.encoders.get(encoder, device, work.patience),
-            base=inputs.base,
-            style_image=inputs.style_image,
-            classes=inputs.classes,
-            device=device,
-        )
-        run = Run(task, seed=job.seed, device=device)
-        _resume(work, run)
-        work.begin(step=run.step, total_steps=run.total_steps)
-        begun = f"attempt {job.attempt}: steps {run.step + 1} to {run.total_steps}"
-        work.spool.log(f"{begun} on {device} with {torch.get_num_threads()} threads")
-        for warning in repetitions(run.streams(), inputs.sources):
-            work.spool.log(warning, "warning")
-        training = Training(run, job, inputs.sources, work.spool)
-        try:
-            training.train()
-        except (StopAsked, TimeIsUp) as asked:
-            _keep_last_step(work, run, asked)
-            raise
+    with built(work.job, work.platform, work.encoders, work.patience) as (method, task, sources, device):
+        with seated(work.seat, device, work.platform.settings, give_up=partial(_end_lost, work)) as group:
+            run = Run(task, seed=work.job.seed, device=device, group=group)
+            _resume(work, run)
+            run.agree()
+            _begin(work, run, sources)
+            training = Training(run, work.job, sources, work.spool)
+            try:
+                training.train()
+            except (StopAsked, TimeIsUp) as asked:
+                _keep_last_step(work, run, asked)
+                raise
         work.spool.drain()
         return publish(work, task, method, training.finished_samples())
 
 
-def _read(ticket: Ticket, platform: Platform) -> tuple[Job | None, list[Checkpoint]]:
+def _begin(work: Work, run: Run, sources: Mapping[str, ShardSource]) -> None:
+    work.begin(step=run.step, total_steps=run.total_steps)
+    begun = f"attempt {work.job.attempt}: steps {run.step + 1} to {run.total_steps}"
+    workers = "" if run.group.size == 1 else f"{run.group.size} workers, each on "
+    work.spool.log(f"{begun} on {workers}{run.device} with {torch.get_num_threads()} threads")
+    for warning in repetitions(run.streams(), sources):
+        work.spool.log(warning, "warning")
+
+
+def _read(ticket: Ticket, platform: Platform) -> tuple[Job | None, list[Checkpoint], float | None]:
+    """The job while the ticket counts, what it may resume from, and the seconds to its deadline."""
     with platform.db.read() as tx:
         job = attempts.job_of(tx, ticket)
-        return job, [] if job is None else queue.ready_checkpoints(tx, job.id)
+        if job is None:
+            return None, [], None
+        return job, queue.ready_checkpoints(tx, job.id), deadlines.seconds_left(tx, job.id)
 
 
 def _resume(work: Work, run: Run) -> None:
@@ -134,7 +143,7 @@ def _mark_damaged(platform: Platform, candidate: checkpoints.Candidate) -> None:
 
 def _keep_last_step(work: Work, run: Run, asked: StopAsked | TimeIsUp) -> None:
     """What was trained is kept, unless the job is cancelled."""
-    if isinstance(asked, TimeIsUp) or asked.status is Status.PAUSING:
+    if isinstance(asked, TimeIsUp) or asked.status is not Status.CANCELLING:
         work.spool.checkpoint(run.snapshot())
         work.spool.drain()
 
@@ -180,7 +189,21 @@ def _fail(work: Work, error: Exception) -> str:
 
 def _ended(work: Work, kind: ErrorType, message: str) -> Moved | None:
     with work.platform.db.write() as tx:
+        if kind is ErrorType.LOST:
+            return queue.give_back(tx, work.ticket, message) or queue.lost(tx, work.ticket, message)
         return queue.fail(tx, work.ticket, kind, message)
+
+
+def _end_lost(work: Work, why: str) -> None:
+    """Give the attempt up and end this process: the training thread may wait for a silent worker in native code."""
+    try:
+        _ended(work, ErrorType.LOST, why)
+    except Exception as error:
+        if not is_away(error):
+            raise
+    work.platform.bus.tell(work.job.id)
+    work.platform.bus.wake()
+    os._exit(LEFT_EXIT)
 
 
 def _keep_log(work: Work) -> None:
@@ -200,6 +223,10 @@ def told(error: Exception) -> tuple[ErrorType, str]:
             return ErrorType.TIMEOUT, str(error)
         case StorageAway() | Missing() | Corrupt() | Damaged() | S3Error():
             return ErrorType.STORAGE, brief(error)
+        case MemberFailed():
+            return error.kind, str(error)
+        case PeerLost():
+            return ErrorType.LOST, f"another worker is gone: {error}"
         case Diverged():
             return ErrorType.DIVERGED, str(error)
         case torch.OutOfMemoryError() | MemoryError():

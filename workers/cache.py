@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from orchestrator import meters
 from orchestrator.objects import Corrupt
 
 CHUNK_BYTES = 1 << 20
@@ -43,7 +44,9 @@ class Cache:
         whatever `fetch` raises.
         """
         if (found := self._verified_file(sha256)) is not None:
+            meters.tally.add("cache_hits")
             return found
+        meters.tally.add("cache_misses")
         with self._lock(sha256):
             if (found := self._verified_file(sha256)) is not None:  # another process was faster
                 return found

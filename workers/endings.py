@@ -2,8 +2,8 @@
 
 Ended
  ├── Superseded   the ticket no longer counts
- ├── StopAsked    a user wants a pause or the end
- ├── TimeIsUp     the job's running time is used up
+ ├── StopAsked    a user wants a pause or the end, or the room is wanted
+ ├── TimeIsUp     the job's running time is used up, or its deadline has passed
  └── StorageAway  SQL or S3 was away for too long
 """
 
@@ -21,7 +21,7 @@ class Superseded(Ended):
 
 
 class StopAsked(Ended):
-    """A pause or a cancel was asked for."""
+    """A pause or a cancel was asked for, or the room for another job."""
 
     def __init__(self, status: Status) -> None:
         self.status = status
@@ -33,6 +33,13 @@ class TimeIsUp(Ended):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"the job ran for its whole timeout_s, {timeout_s:g} s")
+
+
+class DeadlinePassed(TimeIsUp):
+    """The job's `deadline` is over."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "its deadline has passed before it had ended")
 
 
 class StorageAway(Ended):

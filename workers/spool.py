@@ -18,18 +18,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
+from orchestrator import meters, traces
 from orchestrator.states import ErrorType, Status
 from orchestrator.store import queue
 from orchestrator.store.queue import Batch, Ticket
 from orchestrator.store.tables import Job
 from stylemodels.checkpoint import State
 from workers.backlog import Backlog
-from workers.endings import StopAsked, Superseded, TimeIsUp
+from workers.endings import DeadlinePassed, StopAsked, Superseded, TimeIsUp
 from workers.patience import Patience, is_away
 from workers.platform import Platform
 from workers.uploads import Row, Uploads
@@ -42,10 +44,13 @@ STALLED_EXIT = 3
 class Spool:
     """Used by one training thread, as a context manager. Everything is sent under the ticket."""
 
-    def __init__(self, ticket: Ticket, job: Job, platform: Platform, patience: Patience) -> None:
+    def __init__(
+        self, ticket: Ticket, job: Job, platform: Platform, patience: Patience, *, due_in_s: float | None = None
+    ) -> None:
         self._ticket, self._job, self._platform, self._patience = ticket, job, platform, patience
         self._settings = platform.settings
         self._changed = threading.Condition()
+        self._began_ns = traces.now_ns()
         self._backlog = Backlog()
         self._checkpoint_rows: list[Row] = []
         self._sample_rows: list[Row] = []
@@ -54,12 +59,14 @@ class Spool:
         self._sending = self._urgent = self._draining = self._closed = False
         self._status: Status | None = Status(job.status)  # as last seen; None: superseded
         self._failure: Exception | None = None
+        self._due = None if due_in_s is None else time.monotonic() + due_in_s
         self._deadline = None if job.timeout_s is None else time.monotonic() + job.timeout_s - job.running_s
         self._images, self._rate_since = 0, time.monotonic()
         self._watching, self._step_at, self._usual_step_s = False, time.monotonic(), 0.0
         self._log = tempfile.TemporaryFile(prefix="log-", suffix=".jsonl")  # noqa: SIM115  closed by __exit__
         self._uploads = Uploads(job, platform.objects, patience, done=self._uploaded, failed=self._fail)
-        self._rows = threading.Thread(target=self._send_rows, name="rows", daemon=True)
+        # With the context of whoever made this: its log lines name the job and the attempt too.
+        self._rows = threading.Thread(target=copy_context().run, args=(self._send_rows,), name="rows", daemon=True)
         self._rows.start()
 
     def __enter__(self) -> Spool:
@@ -99,10 +106,13 @@ class Spool:
         now = time.monotonic()
         with self._changed:
             took = now - self._step_at
-            self._urgent |= self._usual_step_s == 0  # people wait for the first step
+            if self._usual_step_s == 0:
+                self._urgent = True  # people wait for the first step
+                traces.note("first step", self._job.id, began_ns=self._began_ns, attempt=self._ticket.attempt)
             self._usual_step_s = 0.9 * self._usual_step_s + 0.1 * took if self._usual_step_s else took
             self._step_at, self._step = now, step
             self._images += images
+            meters.tally.add("steps")
             self._backlog.add_terms(step, terms)
             self._changed.notify_all()
 
@@ -119,10 +129,12 @@ class Spool:
     def raise_if_over(self) -> None:
         """Raises Superseded, StopAsked, TimeIsUp, or what made sending impossible."""
         self._raise_if_void()
-        if self._status is Status.PAUSING:
+        if self._status in (Status.PAUSING, Status.PREEMPTING):
             raise StopAsked(self._status)
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise TimeIsUp(self._job.timeout_s or 0.0)
+        if self._due is not None and time.monotonic() > self._due:
+            raise DeadlinePassed
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -244,12 +256,19 @@ class Spool:
 
     def _send(self, batch: Batch) -> None:
         status, dropped = self._patience.call(partial(self._record, batch))
+        self._count(batch, status)
         with self._changed:
             self._status, self._sending = status, False
             self._changed.notify_all()
         for prefix in dropped:
             self._uploads.delete(prefix)
         self._platform.bus.tell(self._ticket.job_id)
+
+    def _count(self, batch: Batch, status: Status | None) -> None:
+        if status is None:
+            meters.tally.add("fenced_writes")
+        meters.tally.add("checkpoints_uploaded", len(batch.checkpoints))
+        self._platform.bus.count(meters.tally.take(), job_id=self._job.id, uploads=self._uploads.waiting)
 
     def _record(self, batch: Batch) -> tuple[Status | None, list[str]]:
         dropped: list[str] = []

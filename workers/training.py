@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from stylemodels.data import Batches
 from stylemodels.method import Batch, Stream, load_exactly
 from stylemodels.train import Run, copied, due, preview_due, trained_state
 from workers.data import ShardSource
+from workers.gang import all_go_on
 from workers.spool import Spool
 
 
@@ -28,28 +29,24 @@ class Training:
     def train(self) -> None:
         """Train to the last step, or until a stop is asked for.
 
-        Raises what `Spool.raise_if_over` and `Run.advance` raise. Previews due at the step that the run begins with
-        are drawn (again): the attempt before may have died before they arrived.
+        Raises what `Spool.raise_if_over`, `Run.advance` and `all_go_on` raise. Previews due at the step that the run
+        begins with are drawn (again): the attempt before may have died before they arrived.
         """
         if self.run.step == self.run.total_steps:
             self._draw_previews_if_due()
         elif self._preview_is_due():
             self._start = self.run.step, copied(trained_state(self.run.task))
         with self.spool.watched():
-            while self.run.step < self.run.total_steps:
-                streams = self.run.streams()
-                with self._batches(streams) as batches:
-                    while self.run.step < self.run.total_steps and self.run.streams() == streams:
-                        self.spool.raise_if_over()
-                        self._step(batches.at(self.run.step))
+            for batch in each_step(self.run, self.job, self.sources, self.spool.raise_if_over):
+                self._step(batch)
 
     def finished_samples(self) -> dict[str, bytes]:
         """The last preview grid as JPEGs, by name."""
         return {name: jpeg.result() for name, jpeg in self.samples.items()}
 
     def _step(self, batch: Batch) -> None:
+        images = sum(stream.count for stream in self.run.streams().values())
         terms = self.run.advance(batch)
-        images = sum(tensor.shape[0] for tensor in batch.values() if tensor.ndim == 4)
         checkpoint_due = due(self.run.step, self.config.checkpoint_every, self.run.total_steps)
         if checkpoint_due:
             terms |= self._validation()
@@ -96,3 +93,19 @@ class Training:
 
     def _batches(self, streams: Mapping[str, Stream]) -> Batches:
         return Batches(dict(streams), dict(self.sources), seed=self.job.seed, device=self.run.device)
+
+
+def each_step(
+    run: Run, job: Job, sources: Mapping[str, ShardSource], raise_if_over: Callable[[], None]
+) -> Iterator[Batch]:
+    """This worker's part of the batch of every step that is still to be done; who takes it advances the run.
+
+    raise_if_over: asked by rank 0 before each of them. Raises what it raises, there, and what `all_go_on` raises.
+    """
+    share = run.group.rank, run.group.size
+    while run.step < run.total_steps:
+        streams = run.streams()
+        with Batches(dict(streams), dict(sources), seed=job.seed, share=share, device=run.device) as batches:
+            while run.step < run.total_steps and run.streams() == streams:
+                all_go_on(run.group, raise_if_over)
+                yield batches.at(run.step)

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,7 +63,7 @@ class Uploads:
         self._closed = False
         self._changed = threading.Condition()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="jpeg")
-        self._thread = threading.Thread(target=self._run, name="objects", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="objects", daemon=True)
         self._thread.start()
 
     @property
@@ -70,6 +71,12 @@ class Uploads:
         """True when everything is up."""
         with self._changed:
             return not self._waiting and self._in_hand is None
+
+    @property
+    def waiting(self) -> int:
+        """Checkpoints and grids that are not up yet."""
+        with self._changed:
+            return len(self._waiting) + (self._in_hand is not None)
 
     def checkpoint(self, state: State) -> None:
         """Queue a checkpoint; one that still waits gives way to it."""

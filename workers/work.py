@@ -11,6 +11,7 @@ from orchestrator.store import attempts, queue
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Checkpoint, Job
 from workers.endings import Superseded
+from workers.gang import Seat
 from workers.inputs import Encoders
 from workers.patience import Patience
 from workers.platform import Platform
@@ -37,6 +38,7 @@ class Work:
     host: Host
     patience: Patience
     spool: Spool
+    seat: Seat | None = None  # rank 0's of a gang
 
     def begin(self, *, step: int, total_steps: int) -> None:
         """The job is running from here. Raises Superseded when it is no longer this attempt's to start."""

@@ -6,6 +6,7 @@ from types import FrameType
 
 import uvicorn
 
+from orchestrator import traces
 from orchestrator.api.app import create_app
 from orchestrator.settings import settings
 from orchestrator.telemetry import configure_logging
@@ -25,6 +26,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     configure_logging(json=settings().log_json)
+    traces.configure("api")
     config = uvicorn.Config(
         create_app(settings()),
         host=settings().host,

@@ -13,20 +13,32 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator import shelf
 from orchestrator.api import (
+    audit,
+    bulk,
     datasets,
     errors,
+    estimates,
     events,
+    fanouts,
     health,
     history,
     jobs,
     keys,
     methods,
     models,
+    quota,
     session,
     stylize,
+    sweeps,
+    tenants,
+    usage,
+    webhooks,
 )
+from orchestrator.api.audit_entries import AuditMiddleware
+from orchestrator.api.estimator import Estimator
 from orchestrator.api.limits import BodyLimitMiddleware
 from orchestrator.api.news import News
+from orchestrator.api.rates import Rates
 from orchestrator.api.schemas import PROBLEM_SCHEMA
 from orchestrator.api.services import Services
 from orchestrator.api.traffic import Traffic, TrafficMiddleware
@@ -34,11 +46,12 @@ from orchestrator.bus import Bus
 from orchestrator.catalogue import read_catalogue
 from orchestrator.objects import OUTAGES, REFUSALS, Objects
 from orchestrator.settings import Settings
+from orchestrator.store import migrate
 from orchestrator.store.access import Access
 from orchestrator.store.database import Database
 from orchestrator.store.keys import ensure_admin
 from orchestrator.telemetry import log
-from orchestrator.web import pages
+from orchestrator.web import pages, sweep_pages
 
 THREADS = 32  # requests at work at a time; each holds at most one connection to SQL
 DESCRIPTION = """Trains neural style transfer models as jobs.
@@ -46,6 +59,30 @@ DESCRIPTION = """Trains neural style transfer models as jobs.
 Every error is a problem document (RFC 9457). Ids are sortable, times RFC 3339 in UTC, lists come in pages. `POST`s that
 create take an `Idempotency-Key`. Clients go by a job's `phase`: there may be new statuses.
 """
+
+NOUNS = (
+    bulk,
+    estimates,
+    jobs,
+    fanouts,
+    sweeps,
+    events,
+    history,
+    datasets,
+    models,
+    stylize,
+    methods,
+    keys,
+    tenants,
+    usage,
+    quota,
+    audit,
+    webhooks,
+    session,
+    health,
+    pages,
+    sweep_pages,
+)  # in the order of the document
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -64,9 +101,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.registry = registry
     app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(AuditMiddleware)
     app.add_middleware(TrafficMiddleware, traffic=Traffic(registry))
     errors.install(app)
-    for noun in (jobs, events, history, datasets, models, stylize, methods, keys, session, health, pages):
+    for noun in NOUNS:
         app.include_router(noun.router)
     _describe_problems(app)
     return app
@@ -78,9 +116,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     db = Database(settings.database_url, pool_size=THREADS)
     bus = Bus(settings.redis_url.get_secret_value())
-    catalogue = await asyncio.to_thread(read_catalogue, settings.cache_dir)
+    catalogue = await asyncio.to_thread(read_catalogue, settings.cache_dir, settings.declared_classes)
     news = News(settings.redis_url.get_secret_value())
-    services = Services(settings, db, Objects(settings), bus, catalogue, Access(db), news)
+    estimator, rates = Estimator(db, catalogue), Rates(bus, settings)
+    services = Services(settings, db, Objects(settings), bus, catalogue, Access(db), news, estimator, rates)
+    await asyncio.to_thread(_check_schema, db)
     await asyncio.to_thread(_ensure_admin, services)
     app.state.services = services
     health.measure(app.state.registry, services)
@@ -90,6 +130,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
     finally:
         stocked.cancel()
+        services.estimator.close()
         db.dispose()
 
 
@@ -104,6 +145,11 @@ async def _stock(objects: Objects) -> None:
             await asyncio.sleep(1.0)
         else:
             return
+
+
+def _check_schema(db: Database) -> None:
+    with db.read() as tx:
+        migrate.check(tx.connection())
 
 
 def _ensure_admin(services: Services) -> None:

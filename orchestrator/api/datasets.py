@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Reader, Writer
 from orchestrator.api.idempotency import IdempotencyKey, made_before
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import (
@@ -21,9 +21,11 @@ from orchestrator.api.schemas import (
     problems,
 )
 from orchestrator.api.services import Here
+from orchestrator.api.usage import check_room
 from orchestrator.objects import upload_key
-from orchestrator.problems import FieldProblem, NotFound, invalid_fields
-from orchestrator.store import datasets
+from orchestrator.problems import FieldProblem, NotFound, WrongState, invalid_fields
+from orchestrator.store import datasets, removal
+from orchestrator.store.keys import Caller
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -95,14 +97,17 @@ class DatasetView(View):
     created_at: Instant
 
 
-@router.post("/{name}/uploads", responses=problems(*WRITES))
-def offer_files(name: NamePath, body: Uploads, caller: Caller, services: Here) -> UploadsView:
+@router.post("/{name}/uploads", responses=problems(409, *WRITES))
+def offer_files(name: NamePath, body: Uploads, caller: Writer, services: Here) -> UploadsView:
     """Which of these files are there already, and where to send the others; answers in the same order.
 
     A picture is believed once the ingest of a version has read it, so what was only sent is asked for again.
     """
     with services.db.read() as tx:
         known = datasets.known_blobs(tx, caller.tenant, (file.sha256 for file in body.files))
+        missing = {file.sha256: file.size for file in body.files if file.sha256 not in known}
+        if missing:
+            check_room(tx, caller.tenant, more=sum(missing.values()))
 
     def answer(file: FileOffered) -> FileThere | FileWanted:
         if file.sha256 in known:
@@ -113,11 +118,11 @@ def offer_files(name: NamePath, body: Uploads, caller: Caller, services: Here) -
     return UploadsView(files=[answer(file) for file in body.files])
 
 
-@router.post("/{name}/versions", status_code=202, responses=problems(*WRITES))
+@router.post("/{name}/versions", status_code=202, responses=problems(409, *WRITES))
 def commit_version(
     name: NamePath,
     body: VersionCreate,
-    caller: Caller,
+    caller: Writer,
     services: Here,
     response: Response,
     key: IdempotencyKey = None,
@@ -134,6 +139,7 @@ def commit_version(
         made = made_before(tx, caller.tenant, key, status=202, resource=f"{name}/{planned.version}")
         version = planned.version if made is None else int(made.rpartition("/")[2])
         if made is None and not planned.exists:
+            check_room(tx, caller.tenant)
             datasets.commit(tx, caller.tenant, name, version, body.kind, files)
         found = datasets.find(tx, caller.tenant, name, version)
     if found is None:
@@ -144,7 +150,7 @@ def commit_version(
 
 
 @router.get("", responses=problems())
-def list_datasets(caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[DatasetView]:
+def list_datasets(caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[DatasetView]:
     """The newest version of every dataset, in the order of names."""
     (place,) = where(cursor, str) or (None,)
     with services.db.read() as tx:
@@ -154,15 +160,28 @@ def list_datasets(caller: Caller, services: Here, limit: Limit = 50, cursor: Cur
 
 
 @router.get("/{name}", responses=problems(404))
-def get_dataset(name: NamePath, caller: Caller, services: Here) -> DatasetView:
+def get_dataset(name: NamePath, caller: Reader, services: Here) -> DatasetView:
     """The newest version of a dataset."""
     return DatasetView.model_validate(_found(services, caller, name, None))
 
 
 @router.get("/{name}/versions/{version}", responses=problems(404))
-def get_version(name: NamePath, version: VersionPath, caller: Caller, services: Here) -> DatasetView:
+def get_version(name: NamePath, version: VersionPath, caller: Reader, services: Here) -> DatasetView:
     """One version of a dataset."""
     return DatasetView.model_validate(_found(services, caller, name, version))
+
+
+@router.delete("/{name}/versions/{version}", status_code=204, responses=problems(404, 409))
+def delete_version(name: NamePath, version: VersionPath, caller: Writer, services: Here) -> None:
+    """Delete a version, whose number is not given out again, and the pictures that no other version lists.
+
+    The objects follow within the next days.
+    """
+    with services.db.write() as tx:
+        if datasets.find(tx, caller.tenant, name, version) is None:
+            raise NotFound(f"there is no dataset {name}@{version}")
+        if reason := removal.delete_dataset(tx, caller.tenant, name, version, roles=services.catalogue.roles()):
+            raise WrongState(f"{name}@{version} stays: {reason}")
 
 
 def _found(services: Here, caller: Caller, name: str, version: int | None) -> Any:

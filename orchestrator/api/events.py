@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import Field, TypeAdapter
 
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Reader
 from orchestrator.api.history import signed_files
 from orchestrator.api.job_views import ErrorView
 from orchestrator.api.jobs import find
@@ -25,6 +25,7 @@ from orchestrator.api.services import Here, Services
 from orchestrator.objects import Objects
 from orchestrator.states import Phase, phase_of
 from orchestrator.store import events
+from orchestrator.store.keys import Caller
 from orchestrator.store.tables import Event
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["jobs"])
@@ -108,7 +109,7 @@ class Read(NamedTuple):
 )
 async def get_events(
     id: str,
-    caller: Caller,
+    caller: Reader,
     services: Here,
     request: Request,
     after: Annotated[int, Query(ge=0, le=MAX_ID, description="id of the last event seen")] = 0,

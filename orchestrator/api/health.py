@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.api.figures import Figures
 from orchestrator.api.schemas import View
 from orchestrator.api.services import Here, Services
 from orchestrator.problems import MEDIA_TYPE, Unavailable
-from orchestrator.store import gauges, jobs
+from orchestrator.store import jobs
 
 router = APIRouter(tags=["health"])
 
@@ -69,44 +68,14 @@ async def readyz(services: Here) -> Ready:
     responses={**AWAY, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus"}},
 )
 async def metrics(request: Request) -> Response:
-    """Requests, jobs, queue, attempts and the cluster's room, for Prometheus."""
+    """Requests, jobs, queue, attempts, workers and the cluster's room, for Prometheus."""
     text = await run_in_threadpool(generate_latest, request.app.state.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def measure(registry: CollectorRegistry, services: Services) -> None:
     """Let `registry` read what SQL knows whenever it is asked."""
-    registry.register(_Gauges(services))
-
-
-class _Gauges(Collector):
-    """Counted when asked, so every replica says the same."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        return iter(())  # nothing is asked of SQL at registration
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        with self._services.db.read() as tx:
-            now = gauges.read(tx)
-        yield _family("stylefoundry_jobs", "Jobs by status", ["status"], _labelled(now.jobs))
-        yield _family("stylefoundry_queue_length", "Jobs that wait for room", [], {(): now.queued})
-        yield _family("stylefoundry_attempts", "Attempts by outcome", ["outcome"], _labelled(now.attempts))
-        yield _family("stylefoundry_room", "What the cluster has", ["resource"], _labelled(now.room))
-        yield _family("stylefoundry_room_taken", "What jobs hold", ["resource"], _labelled(now.taken))
-
-
-def _labelled(values: dict[str, int]) -> dict[tuple[str, ...], float]:
-    return {(label,): float(count) for label, count in values.items()}
-
-
-def _family(name: str, help: str, labels: list[str], values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, help, labels=labels)
-    for label, value in values.items():
-        family.add_metric(label, value)
-    return family
+    registry.register(Figures(services.db, services.bus))
 
 
 async def _probe(ask: Callable[[], bool | None]) -> bool | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Reader
 from orchestrator.api.job_views import ErrorView
 from orchestrator.api.jobs import Several, find
 from orchestrator.api.paging import Cursor, Limit, Listing, Slice, cut, where, written
@@ -59,6 +59,7 @@ class SampleView(View):
 class AttemptView(View):
     attempt: int
     outcome: str | None  # null while it goes on
+    workers: int
     node: str | None
     pid: int | None
     resumed_from: int | None
@@ -70,7 +71,7 @@ class AttemptView(View):
 @router.get("/metrics", responses=problems(404))
 def get_metrics(
     id: str,
-    caller: Caller,
+    caller: Reader,
     services: Here,
     name: Annotated[Several, Query(description="one or more; all where nothing is said")] = [],  # noqa: B006
     from_step: Annotated[int, Query(ge=0, le=MAX_STEP)] = 0,
@@ -84,7 +85,7 @@ def get_metrics(
 
 
 @router.get("/logs", responses=problems(404))
-def get_logs(id: str, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[LogLineView]:
+def get_logs(id: str, caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[LogLineView]:
     """Log lines of all attempts, oldest first."""
     event_id, line = where(cursor, int, int) or (1, 0)  # where the page begins
     with services.db.read() as tx:
@@ -111,7 +112,7 @@ def log_page(found: Sequence[Event], event_id: int, line: int, limit: int) -> Sl
 
 @router.get("/checkpoints", responses=problems(404))
 def get_checkpoints(
-    id: str, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None
+    id: str, caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None
 ) -> Listing[CheckpointView]:
     """The checkpoints that are kept, in order of steps."""
     step, attempt = where(cursor, int, int) or (-1, -1)
@@ -134,7 +135,7 @@ def get_checkpoints(
 
 @router.get("/samples", responses=problems(404))
 def get_samples(
-    id: str, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None
+    id: str, caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None
 ) -> Listing[SampleView]:
     """Preview pictures in order of steps and names."""
     step, name = where(cursor, int, str) or (-1, "")
@@ -158,7 +159,7 @@ def get_samples(
 
 @router.get("/attempts", responses=problems(404))
 def get_attempts(
-    id: str, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None
+    id: str, caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None
 ) -> Listing[AttemptView]:
     """Every attempt, in order."""
     (after,) = where(cursor, int) or (0,)

@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Request
 from sqlalchemy.orm import Session
 
 from orchestrator.problems import invalid_field
-from orchestrator.store import idempotency
+from orchestrator.store import audit, idempotency
 
 
 class Key(NamedTuple):
@@ -41,6 +41,7 @@ def made_before(tx: Session, tenant: str, key: Key | None, *, status: int, resou
 
     Raises Invalid when the key came with another request.
     """
+    audit.note_made(resource)
     if key is None:
         return None
     made = idempotency.claim(tx, tenant, key.key, fingerprint=key.fingerprint, status=status, resource=resource)
@@ -48,4 +49,5 @@ def made_before(tx: Session, tenant: str, key: Key | None, *, status: int, resou
         return None
     if made.fingerprint != key.fingerprint:
         raise invalid_field("/header/idempotency-key", "was used for another request within a day: take a new one")
+    audit.note_made(made.resource)
     return made.resource

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Reader
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import View, problems
 from orchestrator.api.services import Here
@@ -30,6 +30,7 @@ class TaskView(View):
     regions: bool  # a stylisation may pair regions of content and style
     trains: bool  # false: there is nothing to learn, so no job
     multiple: int
+    shared_out: str | None  # the setting whose number workers divide; null: one worker only
     phases: list[dict[str, Any]]
 
 
@@ -41,7 +42,7 @@ class MethodView(View):
 
 
 @router.get("", responses=problems())
-def list_methods(caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[MethodView]:
+def list_methods(caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[MethodView]:
     """Every method with its tasks, in the order of names."""
     (place,) = where(cursor, str) or (None,)
     names = [name for name in sorted(services.catalogue.methods) if place is None or name > place]
@@ -51,7 +52,7 @@ def list_methods(caller: Caller, services: Here, limit: Limit = 50, cursor: Curs
 
 
 @router.get("/{method}", responses=problems(404))
-def get_method(method: str, caller: Caller, services: Here) -> MethodView:
+def get_method(method: str, caller: Reader, services: Here) -> MethodView:
     """One method."""
     found = services.catalogue.methods.get(method)
     if found is None:

@@ -9,18 +9,20 @@ from fastapi.responses import RedirectResponse
 from pydantic import Field
 
 from orchestrator import shelf
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Reader, Writer
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.schemas import NAME_PATTERN, WRITES, Given, Instant, NamePath, SignedFile, View, problems
 from orchestrator.api.services import Here, Services
 from orchestrator.problems import NotFound, WrongState, invalid_field
-from orchestrator.store import models
+from orchestrator.store import models, removal
+from orchestrator.store.keys import Caller
 from orchestrator.store.models import LATEST, Version
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 VersionPath = Annotated[str, Path(pattern=NAME_PATTERN, description="a number or an alias")]
 MAX_VERSION = 2**31 - 1
+NumberPath = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 REDIRECT = {
     "description": "to the presigned url",
     "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
@@ -60,7 +62,7 @@ class AliasView(View):
 
 
 @router.get("", responses=problems())
-def list_models(caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[ModelView]:
+def list_models(caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None) -> Listing[ModelView]:
     """The newest version of every model, in the order of names."""
     (place,) = where(cursor, str) or (None,)
     with services.db.read() as tx:
@@ -70,14 +72,14 @@ def list_models(caller: Caller, services: Here, limit: Limit = 50, cursor: Curso
 
 
 @router.get("/{name}", responses=problems(404))
-def get_model(name: NamePath, caller: Caller, services: Here) -> ModelView:
+def get_model(name: NamePath, caller: Reader, services: Here) -> ModelView:
     """The newest version of a model."""
     return _view(found(services, caller, name, LATEST), services)
 
 
 @router.get("/{name}/versions", responses=problems(404))
 def list_versions(
-    name: NamePath, caller: Caller, services: Here, limit: Limit = 50, cursor: Cursor = None
+    name: NamePath, caller: Reader, services: Here, limit: Limit = 50, cursor: Cursor = None
 ) -> Listing[ModelView]:
     """The versions of a model, newest first."""
     (place,) = where(cursor, int) or (None,)
@@ -90,13 +92,13 @@ def list_versions(
 
 
 @router.get("/{name}/versions/{version}", responses=problems(404))
-def get_version(name: NamePath, version: VersionPath, caller: Caller, services: Here) -> ModelView:
+def get_version(name: NamePath, version: VersionPath, caller: Reader, services: Here) -> ModelView:
     """A version by its number or an alias; `latest` is the highest."""
     return _view(found(services, caller, name, version), services)
 
 
 @router.put("/{name}/aliases/{alias}", responses=problems(404, 409, *WRITES))
-def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller, services: Here) -> AliasView:
+def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Writer, services: Here) -> AliasView:
     """Let an alias of yours point to a version, wherever it pointed before."""
     if alias == LATEST:
         raise invalid_field("/path/alias", "latest is always the highest version: take another name")
@@ -114,13 +116,34 @@ def set_alias(name: NamePath, alias: VersionPath, body: AliasSet, caller: Caller
     return AliasView(name=name, alias=alias, version=body.version)
 
 
+@router.delete("/{name}/aliases/{alias}", status_code=204, responses=problems(404))
+def delete_alias(name: NamePath, alias: VersionPath, caller: Writer, services: Here) -> None:
+    """Let an alias of yours mean nothing any more."""
+    with services.db.write() as tx:
+        if not removal.delete_alias(tx, caller.tenant, name, alias):
+            raise NotFound(f"{name} has no alias {alias!r} of yours")
+
+
+@router.delete("/{name}/versions/{version}", status_code=204, responses=problems(404, 409))
+def delete_version(name: NamePath, version: NumberPath, caller: Writer, services: Here) -> None:
+    """Delete a version by its number, which is not given out again. Its objects follow within the next days."""
+    with services.db.write() as tx:
+        there = shelf.find(tx, caller.tenant, name, str(version))
+        if there is None:
+            raise NotFound(f"there is no model {name}@{version}")
+        if there.builtin:
+            raise WrongState(f"{name} comes with the package: it cannot be deleted")
+        if reason := removal.delete_model(tx, there.model):
+            raise WrongState(f"{name}@{version} stays: {reason}")
+
+
 @router.get(
     "/{name}/versions/{version}/files/{path:path}",
     status_code=307,
     response_class=RedirectResponse,
     responses={**problems(404), 307: REDIRECT},
 )
-def get_file(name: NamePath, version: VersionPath, path: str, caller: Caller, services: Here) -> RedirectResponse:
+def get_file(name: NamePath, version: VersionPath, path: str, caller: Reader, services: Here) -> RedirectResponse:
     """A file of a version, from the object store."""
     model = found(services, caller, name, version).model
     if path not in [file["path"] for file in model.files]:

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 
 from orchestrator import shelf
 from orchestrator.catalogue import TaskInfo
-from orchestrator.problems import FieldProblem, invalid_field
-from orchestrator.store import datasets
+from orchestrator.problems import FieldProblem, WrongState, invalid_field
+from orchestrator.store import datasets, models
 from orchestrator.store.datasets import Pin
 from orchestrator.store.jobs import Cluster
+from orchestrator.store.tables import Job
 
 STYLE_ROLE = "style"  # the dataset that `style_image` is a path in
 LATEST = "latest"
@@ -20,6 +21,7 @@ LATEST = "latest"
 
 class Resources(NamedTuple):
     workers: int
+    min_workers: int
     cpus: int  # of each worker
     gpus: int
 
@@ -31,7 +33,7 @@ def split(reference: str) -> tuple[str, str]:
 
 
 def roles_problems(
-    info: TaskInfo, given: Mapping[str, str], style_image: str | None, base: str | None
+    info: TaskInfo, given: Mapping[str, str], style_image: str | None, base: str | None, base_job: str | None = None
 ) -> list[FieldProblem]:
     """What the task needs and was not given, or was given and does not take."""
     task = f"{info.method}/{info.task}"
@@ -50,19 +52,26 @@ def roles_problems(
         found.append(FieldProblem("/style_image", f"is missing: {task} needs the path of a picture in datasets.style"))
     if not info.style_image and style_image is not None:
         found.append(FieldProblem("/style_image", f"{task} takes no style image"))
-    if info.base_model_required and base is None:
+    if info.base_model_required and base is None and base_job is None:
         found.append(FieldProblem("/base_model", f"is missing: {task} starts from a model of {info.base_model}"))
     if info.base_model is None and base is not None:
         found.append(FieldProblem("/base_model", f"{task} takes no base model"))
+    if info.base_model is None and base_job is not None:
+        found.append(FieldProblem("/base_job", f"{task} takes no base model"))
+    if base is not None and base_job is not None:
+        found.append(FieldProblem("/base_job", "is one too many: base_model was given too"))
     return found
 
 
 def pinned_datasets(tx: Session, tenant: str, info: TaskInfo, given: Mapping[str, str]) -> dict[str, Pin]:
     """The ready versions that the references mean. Raises Invalid that names the field and the state."""
-    return {role: _pinned(tx, tenant, role, info.datasets.get(role), reference) for role, reference in given.items()}
+    return {
+        role: pinned_dataset(tx, tenant, role, info.datasets.get(role), reference) for role, reference in given.items()
+    }
 
 
-def _pinned(tx: Session, tenant: str, role: str, kind: str | None, reference: str) -> Pin:
+def pinned_dataset(tx: Session, tenant: str, role: str, kind: str | None, reference: str) -> Pin:
+    """The ready version that a reference means."""
     pointer = f"/datasets/{role}"
     name, version = split(reference)
     if version != LATEST and not (version.isdigit() and len(version) <= 9):
@@ -102,31 +111,47 @@ def pinned_base(tx: Session, tenant: str, info: TaskInfo, reference: str | None)
     if f"{model.method}/{model.task}" != info.base_model:
         detail = f"{name}@{model.version} is of {model.method}/{model.task}, this task starts from {info.base_model}"
         raise invalid_field("/base_model", detail)
-    return {
-        "name": model.name,
-        "version": model.version,
-        "prefix": model.prefix,
-        "method": model.method,
-        "task": model.task,
-        "config": model.config,
-        "files": model.files,
-    }
+    return models.pin(model)
 
 
-def resources(cluster: Cluster, workers: int, cpus: int | None, gpus: int | None) -> Resources:
+def check_still_there(tx: Session, job: Job) -> None:
+    """Raises WrongState where a dataset or the base model of a job that is to be done again was deleted."""
+    for pin in job.datasets.values():
+        if datasets.pin(tx, job.tenant_id, pin["name"], pin["version"]) is None:
+            raise WrongState(f"{job.id} needs the dataset {pin['name']}@{pin['version']}, which was deleted")
+    base = job.base_model
+    if base is not None and shelf.find(tx, job.tenant_id, base["name"], str(base["version"])) is None:
+        raise WrongState(f"{job.id} needs the model {base['name']}@{base['version']}, which was deleted")
+
+
+def resources(cluster: Cluster, workers: int, min_workers: int | None, cpus: int | None, gpus: int | None) -> Resources:
     """What each worker gets: by default a GPU where the cluster has one, and a core.
 
     Raises Invalid for what the cluster could never give; as long as nobody has seen a cluster everything is taken.
     """
     if gpus is None:
         gpus = 1 if cpus is None and cluster.gpus else 0
-    asked = Resources(workers, cpus or 1, gpus)
+    fewest = workers if min_workers is None else min_workers
+    if fewest > workers:
+        raise invalid_field("/resources/min_workers", f"{fewest} were given, but resources.workers is {workers}")
+    asked = Resources(workers, fewest, cpus or 1, gpus)
     if not cluster.is_known:
         return asked
     for pointer, what, wanted, there in (
-        ("/resources/cpus_per_worker", "cores", asked.cpus * workers, cluster.cpus or 0),
-        ("/resources/gpus_per_worker", "GPUs", asked.gpus * workers, cluster.gpus or 0),
+        ("/resources/cpus_per_worker", "cores", asked.cpus * fewest, cluster.cpus or 0),
+        ("/resources/gpus_per_worker", "GPUs", asked.gpus * fewest, cluster.gpus or 0),
     ):
         if wanted > there:
             raise invalid_field(pointer, f"{wanted} {what} were asked for, the whole cluster has {there}")
     return asked
+
+
+def check_shared_out(info: TaskInfo, config: Mapping[str, Any], workers: int) -> None:
+    """Raises Invalid when a step of this task cannot be shared out to so many workers."""
+    if workers == 1:
+        return
+    if info.shared_out is None:
+        raise invalid_field("/resources/workers", f"{workers} were given, {info.method}/{info.task} trains on one")
+    if (most := int(config[info.shared_out])) < workers:
+        detail = f"{workers} were given, but config.{info.shared_out} is {most}: some would have nothing to do"
+        raise invalid_field("/resources/workers", detail)

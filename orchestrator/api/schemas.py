@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from orchestrator.problems import ALL, MEDIA_TYPE
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$"
 
 
@@ -47,6 +58,18 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[
     float, PlainSerializer(rfc3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
+
+
+def _instant(text: object) -> float:
+    """Seconds since 1970 of an RFC 3339 time."""
+    if not isinstance(text, str) or not RFC3339.fullmatch(text):
+        raise ValueError("an instant is written as 2026-01-31T12:00:00Z, with a time zone")
+    return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()
+
+
+Deadline = Annotated[
+    float, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+]  # RFC 3339 in, seconds since 1970 here
 
 
 class FileFacts(View):
@@ -90,8 +113,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": _TITLES[status], "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in sorted({401, 422, 503, *statuses})
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
     }
 
 
-WRITES = (400, 403, 413)  # what besides can happen to a request with a body
+WRITES = (400, 413)  # what besides can happen to a request with a body

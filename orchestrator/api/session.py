@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from orchestrator.api.auth import CHALLENGE
+from orchestrator.api.auth import CHALLENGE, UNKNOWN
 from orchestrator.api.schemas import WRITES, Given, Text, problems
 from orchestrator.api.services import Here
 from orchestrator.problems import Unauthorized
@@ -22,7 +22,7 @@ def log_in(body: Login, request: Request, response: Response, services: Here) ->
     """Trade an API key for an HttpOnly, SameSite=Strict cookie. Only from the service's own pages."""
     check_origin(request, services.settings.public_url)
     if services.access.find(body.key) is None:
-        raise Unauthorized("this API key is unknown or was revoked", headers=CHALLENGE)
+        raise Unauthorized(UNKNOWN, headers=CHALLENGE)
     own = services.settings.public_url or str(request.url)
     set_cookie(response, body.key, secure=own.startswith("https:"))
 

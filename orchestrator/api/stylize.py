@@ -9,13 +9,14 @@ import redis
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 
-from orchestrator.api.auth import Caller
+from orchestrator.api.auth import Drawer
 from orchestrator.api.drawing import FORMATS, Asked, checked
 from orchestrator.api.models import VersionPath, found
 from orchestrator.api.schemas import WRITES, NamePath, problems
 from orchestrator.api.services import Here, Services
 from orchestrator.ids import new_id
 from orchestrator.problems import Internal, Invalid, Unavailable, invalid_field
+from orchestrator.store.keys import Caller
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -45,7 +46,7 @@ async def stylize(
     request: Request,
     name: NamePath,
     version: VersionPath,
-    caller: Caller,
+    caller: Drawer,
     services: Here,
     content: Annotated[UploadFile, File(description="JPEG, PNG or WebP")],
     style: StylePictures = [],  # noqa: B006

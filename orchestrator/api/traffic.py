@@ -8,7 +8,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.ids import new_id
+from orchestrator import traces
+from orchestrator.ids import is_id, new_id
 from orchestrator.telemetry import log
 
 QUIET = ("/livez", "/readyz", "/metrics")  # asked every few seconds by machines: not in the log
@@ -41,12 +42,13 @@ class TrafficMiddleware:
             await self.app(scope, receive, send)
             return
         request_id = new_id("req")
-        began = time.monotonic()
+        began, began_ns = time.monotonic(), traces.now_ns()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 self._note(scope, message["status"], time.monotonic() - began)
+                _trace(scope, message, began_ns, request_id)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id):
@@ -58,3 +60,13 @@ class TrafficMiddleware:
         self.traffic.seconds.labels(scope["method"], route).observe(seconds)
         if scope["path"] not in QUIET:
             log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+
+
+def _trace(scope: Scope, message: Message, began_ns: int, request_id: str) -> None:
+    """A request that made a job is the first span of the job's trace."""
+    if message["status"] != 201:
+        return
+    location = dict(message["headers"]).get(b"location", b"").decode()
+    job_id = location.removeprefix("/v1/jobs/")
+    if is_id("job", job_id):
+        traces.first(f"{scope['method']} {scope['path']}", job_id, began_ns=began_ns, request=request_id)

@@ -6,11 +6,14 @@ actor is told a job id and an attempt, nothing else.
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import structlog
 
+from orchestrator import meters, traces
 from orchestrator.bus import Bus
+from orchestrator.dispatch import gangs
 from orchestrator.dispatch.cluster import Cluster, RayAway
 from orchestrator.dispatch.warm import WarmPool
 from orchestrator.settings import Settings
@@ -23,10 +26,12 @@ log = structlog.get_logger()
 
 
 class Running(NamedTuple):
-    """An attempt that this dispatcher has a reference for."""
+    """A worker of an attempt that this dispatcher has a reference for."""
 
     ticket: Ticket
-    actor: str
+    actor: str  # that has rank 0
+    workers: int = 1
+    rank: int = 0
 
 
 class Admission:
@@ -41,7 +46,8 @@ class Admission:
         self._bus = bus
         self._cluster = cluster
         self._warm = warm
-        self.running: dict[Any, Running] = {}  # reference of `run` or `wait` -> what it is for
+        self.running: dict[Any, Running] = {}  # reference of `run`, `follow` or `wait` -> what it is for
+        self.placing: dict[Any, tuple[Running, float]] = {}  # reference of `meeting` -> gang, until when by our clock
 
     def admit(self) -> None:
         """Claim until nothing waits or fits. Raises RayAway, or an error of the database."""
@@ -50,26 +56,65 @@ class Admission:
 
     def _claim(self) -> tuple[Claimed, str] | None:
         with self._db.write() as tx:
-            claimed = claims.claim_next(tx, owner=self._owner, lease_s=self._settings.lease_s)
+            claimed = claims.claim_next(
+                tx,
+                owner=self._owner,
+                lease_s=self._settings.lease_s,
+                classes=self._settings.declared_classes,
+                idle_warm=lambda: self._warm.ready(queue.busy_actors(tx)),
+            )
             if claimed is None:
                 return None
-            warm = self._warm.ready(queue.busy_actors(tx)) if _is_short(claimed) else None
-            actor = warm or f"run-{claimed.ticket.job_id}-{claimed.ticket.attempt}"
+            actor = claimed.warm or gangs.leader_name(claimed.ticket)
             queue.place(tx, claimed.ticket, actor)
         self._bus.tell(claimed.ticket.job_id)
         return claimed, actor
 
     def _start(self, claimed: Claimed, actor: str) -> None:
         ticket = claimed.ticket
+        began_ns = traces.now_ns()
         try:
-            handle = self._warm.handle(actor) or self._cluster.start(
-                actor, warm=False, threads=max(1, claimed.cpus), gpus=claimed.gpus
-            )
-            self.running[self._cluster.run(handle, ticket)] = Running(ticket, actor)
+            if claimed.workers > 1:
+                self._start_gang(claimed, actor)
+            else:
+                handle = self._warm.handle(actor) or self._cluster.start(
+                    actor, warm=False, threads=max(1, claimed.cpus), gpus=claimed.gpus
+                )
+                self.running[self._cluster.run(handle, ticket)] = Running(ticket, actor)
         except RayAway as error:
             self.give_back(ticket, f"Ray could not be reached: {error}")
             raise
+        traces.note("launch", ticket.job_id, began_ns=began_ns, attempt=ticket.attempt, actor=actor)
+        if ticket.attempt == 1:
+            traces.note("queue", ticket.job_id, began_ns=traces.made_ns(ticket.job_id))
+        meters.dispatcher.started.inc()
         log.info("attempt_started", job=ticket.job_id, attempt=ticket.attempt, actor=actor)
+
+    def _start_gang(self, claimed: Claimed, actor: str) -> None:
+        """Where they meet travels from rank 0 to the others through Ray: nobody waits for it here."""
+        ticket, workers = claimed.ticket, claimed.workers
+        handles = gangs.start(self._cluster, actor, workers=workers, threads=max(1, claimed.cpus), gpus=claimed.gpus)
+        meeting = self._cluster.meeting(handles[0])
+        self.placing[meeting] = Running(ticket, actor, workers), time.monotonic() + self._settings.join_s
+        self.running[self._cluster.run(handles[0], ticket, workers)] = Running(ticket, actor, workers)
+        for rank, handle in enumerate(handles[1:], start=1):
+            part = self._cluster.follow(handle, ticket, rank=rank, workers=workers, meeting=meeting)
+            self.running[part] = Running(ticket, actor, workers, rank)
+
+    def end(self, actor: str, workers: int) -> None:
+        """End an attempt's processes; a warm worker that did it is replaced. Raises RayAway."""
+        gangs.end(self._cluster, actor, workers)
+        self._warm.lost(actor)
+        ended = [reference for reference, running in self.running.items() if running.actor == actor]
+        for reference in ended:
+            del self.running[reference]
+
+    def unplaced(self) -> list[Running]:
+        """Gangs that there was no room for in Ray for `join_s`, whatever the ledger says; each is told once."""
+        for placed in self._cluster.over(list(self.placing)):
+            del self.placing[placed]
+        late = [reference for reference, (_, until) in self.placing.items() if time.monotonic() > until]
+        return [self.placing.pop(reference)[0] for reference in late]
 
     def give_back(self, ticket: Ticket, why: str) -> None:
         """The attempt was never begun: its job goes back to the queue, and nobody is charged."""
@@ -77,12 +122,14 @@ class Admission:
             queue.give_back(tx, ticket, why)
         self._bus.tell(ticket.job_id)
 
-    def watch(self, ticket: Ticket, actor: str) -> bool:
-        """Hold on to an attempt that somebody else started; False when its actor is gone. Raises RayAway."""
-        handle = self._warm.handle(actor) or self._cluster.find(actor)
-        if handle is None:
+    def watch(self, ticket: Ticket, actor: str, workers: int) -> bool:
+        """Hold on to an attempt that somebody else started; False when one of its actors is gone. Raises RayAway."""
+        warm = self._warm.handle(actor)
+        handles = gangs.find(self._cluster, actor, workers) if warm is None else [warm]
+        if handles is None:
             return False
-        self.running[self._cluster.wait(handle, ticket)] = Running(ticket, actor)
+        for rank, handle in enumerate(handles):
+            self.running[self._cluster.wait(handle, ticket)] = Running(ticket, actor, workers, rank)
         log.info("attempt_adopted", job=ticket.job_id, attempt=ticket.attempt, actor=actor)
         return True
 
@@ -103,8 +150,4 @@ class Admission:
     def forget(self) -> None:
         """The connection to Ray is gone; what runs is found again by its actors' names."""
         self.running.clear()
-
-
-def _is_short(claimed: Claimed) -> bool:
-    """Ingests and adaptations go to warm workers; long trainings, and what needs a GPU, get a process of their own."""
-    return claimed.gpus == 0 and (claimed.kind == "ingest" or claimed.task == "adapt")
+        self.placing.clear()

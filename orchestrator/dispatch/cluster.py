@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,13 @@ from urllib.parse import urlsplit
 
 import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray.autoscaler.sdk import request_resources
+from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.client import ray as ray_client
+from ray.util.client.common import GRPC_OPTIONS
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.settings import Settings
 from orchestrator.store.queue import Ticket
@@ -35,10 +42,15 @@ class Gone(Exception):
 class Capacity(NamedTuple):
     cpus: int
     gpus: int
-    nodes: int
+    nodes: int  # alive
+    leaving: frozenset[str]  # ids of those among them that are being drained
 
 
+HARDLY_A_CORE = 0.001  # keeps actors off nodes that offer no cores, such as the head of a large cluster
+CONNECT_S = 45.0  # limit of the first try to connect: 2 s are usual, 20 on a busy machine; Ray itself knows none
+LONGEST_CONNECT_S = 180.0  # limit of later ones
 SETTLE_S = 1.5  # from Ray Client's first sign of life to a node that takes it
+ANSWER_S = 5.0  # of a process that has nothing to do for an answer
 CONCURRENT_CALLS = 8  # of one actor: `run`, and a `wait` from each dispatcher that watches it
 
 
@@ -50,22 +62,25 @@ class Cluster:
         self._namespace = settings.ray_namespace
         self.connected = False
         self._listens_since: float | None = 0.0  # monotonic; None once it was seen not to
+        self._limit_s = CONNECT_S
 
     def connect(self) -> None:
         """Raises RayAway."""
         if self.connected:
             return
         self._knock()
-        with _ray_errors(), warnings.catch_warnings():
+        with _ray_errors(), warnings.catch_warnings(), _given_up_after(self._limit_s):
+            self._limit_s = min(2 * self._limit_s, LONGEST_CONNECT_S)  # a machine that needs longer gets longer
             warnings.simplefilter("ignore")
             ray.init(self._address, namespace=self._namespace, log_to_driver=False, logging_level=logging.WARNING)
-        self.connected = True
+        self.connected, self._limit_s = True, CONNECT_S
 
     def _knock(self) -> None:
         """Ray Client takes half a minute to say that nobody listens, or that it listens before its node is up."""
         where = urlsplit(self._address)
+        host, port = where.hostname or "127.0.0.1", where.port or 10001
         try:
-            socket.create_connection((where.hostname or "127.0.0.1", where.port or 10001), timeout=2).close()
+            socket.create_connection((host, port), timeout=2).close()
         except OSError as error:
             self._listens_since = None
             raise RayAway(f"{self._address}: {error}") from error
@@ -73,6 +88,7 @@ class Cluster:
         self._listens_since = now if self._listens_since is None else self._listens_since
         if now - self._listens_since < SETTLE_S:
             raise RayAway(f"{self._address} has just begun to listen")
+        _ping(host, port)
 
     def disconnect(self) -> None:
         """Forget the connection; handles and references made over it are void."""
@@ -81,26 +97,57 @@ class Cluster:
             ray.shutdown()
 
     def capacity(self) -> Capacity:
+        """Cores and GPUs of the nodes that are here to stay."""
         with _ray_errors():
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = len([node for node in found if node["Alive"]])
-        return Capacity(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), nodes)
+        alive = [node for node in found if node["Alive"]]
+        leaving = self.draining() if len(alive) > 1 else frozenset()
+        staying = [node["Resources"] for node in alive if node["NodeID"] not in leaving]
+        cpus, gpus = (int(sum(resources.get(name, 0) for resources in staying)) for name in ("CPU", "GPU"))
+        return Capacity(cpus, gpus, len(alive), leaving)
 
-    def start(self, name: str, *, warm: bool, threads: int, gpus: int) -> Any:
-        """A handle of a new detached actor, or of the one that has this name already."""
+    def ask_for(self, bundles: list[dict[str, int]]) -> None:
+        """Tell Ray's autoscaler what room is wanted in all; nobody waits for an answer, it is told again soon."""
+        with _ray_errors():
+            ray.remote(request_resources).options(num_cpus=0, max_retries=0).remote(bundles=bundles)
+
+    def start(self, name: str, *, warm: bool, threads: int, gpus: int, place: tuple[Any, int] | None = None) -> Any:
+        """A handle of a new detached actor, or of the one that has this name already.
+
+        place: what `place` returned, and which of its bundles.
+        """
         options: dict[str, Any] = {
             "name": name,
             "lifetime": "detached",
             "get_if_exists": True,
             "max_concurrency": CONCURRENT_CALLS,
             "max_restarts": 0,  # a new attempt is our decision, under a new fence
-            "num_cpus": 0,
+            "num_cpus": HARDLY_A_CORE,
             "num_gpus": gpus,
-            "scheduling_strategy": "SPREAD",
+            "scheduling_strategy": "SPREAD" if place is None else PlacementGroupSchedulingStrategy(*place),
         }
         with _ray_errors():
             return ray.remote(Worker).options(**options).remote(name, warm, threads)
+
+    def place(self, name: str, bundles: Sequence[dict[str, float]], strategy: str) -> Any:
+        """Ask for room for several actors at once, a bundle for each: a placement group that outlives this process."""
+        with _ray_errors():
+            return ray.util.placement_group(list(bundles), strategy=strategy, name=name, lifetime="detached")
+
+    def places(self) -> list[str]:
+        """The names of the placement groups that have not been removed."""
+        with _ray_errors():
+            table: dict[str, dict[str, Any]] = ray.util.placement_group_table()
+        return [str(entry["name"]) for entry in table.values() if entry["state"] != "REMOVED"]
+
+    def unplace(self, name: str) -> None:
+        """Remove a placement group, with the actors in it; none of that name is no error."""
+        with _ray_errors():
+            try:
+                group = ray.util.get_placement_group(name)
+            except ValueError:
+                return
+            ray.util.remove_placement_group(group)
 
     def find(self, name: str) -> Any | None:
         """The handle of a living actor; None when Ray has none of this name."""
@@ -120,10 +167,39 @@ class Cluster:
         with _ray_errors():
             return actor.ready.remote()
 
-    def run(self, actor: Any, ticket: Ticket) -> Any:
-        """Start an attempt; a reference that is there when it is over."""
+    def run(self, actor: Any, ticket: Ticket, workers: int = 1) -> Any:
+        """Start an attempt, as rank 0 of so many; a reference that is there when it is over."""
         with _ray_errors():
-            return actor.run.remote(ticket.job_id, ticket.attempt)
+            return actor.run.remote(ticket.job_id, ticket.attempt, workers)
+
+    def meeting(self, leader: Any) -> Any:
+        """A reference to where the others of a gang find its rank 0: there once its process is."""
+        with _ray_errors():
+            return leader.meeting.remote()
+
+    def follow(self, actor: Any, ticket: Ticket, *, rank: int, workers: int, meeting: Any) -> Any:
+        """Start another rank's part; a reference that is there when it is over. meeting: what `meeting` returned."""
+        with _ray_errors():
+            return actor.follow.remote(ticket.job_id, ticket.attempt, rank, workers, meeting)
+
+    def nodes_of(self, names: Sequence[str]) -> dict[str, str]:
+        """Living actors among `names` that answer, and the ids of their nodes."""
+        found = {name: actor for name in names if (actor := self.find(name)) is not None}
+        with _ray_errors():
+            asked = {name: actor.ray_node.remote() for name, actor in found.items()}
+            there, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+        nodes = {}
+        for name in [name for name, reference in asked.items() if reference in there]:
+            with contextlib.suppress(Gone):
+                nodes[name] = str(self.result(asked[name]))
+        return nodes
+
+    def draining(self) -> frozenset[str]:
+        """The ids of the nodes that are about to go."""
+        with _ray_errors():
+            asked = ray.remote(draining_nodes).options(num_cpus=0).remote()
+            there, _ = ray.wait([asked], timeout=ANSWER_S)
+        return frozenset(self.result(asked)) if there else frozenset()
 
     def wait(self, actor: Any, ticket: Ticket) -> Any:
         """A reference that is there when an attempt, started by whomever, is over."""
@@ -153,6 +229,48 @@ class Cluster:
         if (actor := self.find(name)) is not None:
             with _ray_errors():
                 ray.kill(actor, no_restart=True)
+
+
+def draining_nodes() -> list[str]:
+    """Runs in the cluster: a client has no such question, and Ray no public answer."""
+    return list(ray._private.state.state.get_draining_nodes())
+
+
+def _ping(host: str, port: int) -> None:
+    """Ray Client's own first question, which it asks without a time limit. Raises RayAway."""
+    channel = init_grpc_channel(f"{host}:{port}", options=GRPC_OPTIONS)
+    messages: Any = ray_client_pb2
+    question = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+    try:
+        stub = ray_client_pb2_grpc.RayletDriverStub(channel)  # type: ignore[no-untyped-call]
+        stub.ClusterInfo(question, timeout=ANSWER_S, metadata=[("client_id", "knock")])
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise RayAway(f"{host}:{port} does not take the token: {error.details()}") from error
+        raise RayAway(f"{host}:{port} does not answer: {error.code().name} {error.details()}") from error
+    finally:
+        channel.close()
+
+
+@contextlib.contextmanager
+def _given_up_after(limit_s: float) -> Iterator[None]:
+    """Break Ray Client's connection when the block takes longer: it would wait for its server's start without end."""
+
+    context: Any = ray_client.get_context()  # type: ignore[no-untyped-call]  # of this thread
+
+    def break_off() -> None:
+        worker = context.client_worker
+        if worker is not None and worker.channel is not None:
+            worker._in_shutdown = True  # it would try again for half a minute
+            worker.channel.close()
+
+    timer = threading.Timer(limit_s, break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

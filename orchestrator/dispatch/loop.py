@@ -15,15 +15,21 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from ulid import ULID
 
+from orchestrator import meters
 from orchestrator.bus import Bus
 from orchestrator.dispatch.admit import Admission
 from orchestrator.dispatch.cluster import Cluster, RayAway
+from orchestrator.dispatch.drain import Drain
+from orchestrator.dispatch.follow import Follower
+from orchestrator.dispatch.grow import Growth
 from orchestrator.dispatch.reap import Reaper
+from orchestrator.dispatch.schedule import Scheduler
 from orchestrator.dispatch.sweep import Sweeper
 from orchestrator.dispatch.warm import WarmPool
+from orchestrator.dispatch.webhooks import Postman
 from orchestrator.objects import OUTAGES, REFUSALS, Objects
 from orchestrator.settings import Settings
-from orchestrator.store import claims
+from orchestrator.store import claims, migrate
 from orchestrator.store.database import Database, is_outage
 
 log = structlog.get_logger()
@@ -49,14 +55,21 @@ class Dispatcher:
         self._warm = WarmPool(self._cluster, settings)
         self._admission = Admission(self.owner, settings, db, bus, self._cluster, self._warm)
         self._reaper = Reaper(settings, db, bus, self._cluster, self._admission)
-        self._sweeper = Sweeper(db, objects)
+        self._drain = Drain(db, bus, self._cluster, self._warm)
+        self._scheduler = Scheduler(settings, db, bus)
+        self._follower = Follower(db, bus)
+        self._growth = Growth(settings, db, self._cluster)
+        self._sweeper = Sweeper(db, objects, audit_days=settings.audit_days)
+        self._postman = Postman(settings, db)
         self._next_room = self._next_connect = 0.0
+        self._checked = False
         self._stop = threading.Event()
+        self._turned_at = time.monotonic()
 
     def run(self) -> None:
         """Turn after turn until `stop`."""
         log.info("dispatcher_started", owner=self.owner, ray=self._settings.ray_address)
-        with self._bus.listening() as wake:
+        with self._bus.listening() as wake, self._postman.at_work():
             while not self._stop.is_set():
                 self.turn()
                 wake.wait(TURN_S)
@@ -68,12 +81,29 @@ class Dispatcher:
 
     def turn(self) -> None:
         """Every duty once. Each stands for itself: what keeps one from its work does not keep the others."""
+        with meters.dispatcher.turn_seconds.time():
+            self._turn()
+        meters.dispatcher.ray_connected.set(self._cluster.connected)
+        self._turned_at = time.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since the last turn ended."""
+        return time.monotonic() - self._turned_at
+
+    def _turn(self) -> None:
+        if not (self._checked or self._attempt("schema", self._check_schema)):
+            return
         self._attempt("renew", self._admission.renew)
+        self._attempt("follow", self._follower.follow)
         if self._attempt("connect", self._connect) and self._cluster.connected:
             self._attempt("admit", self._admission.admit)
+            self._attempt("preempt", self._scheduler.make_room)
             self._attempt("room", self._measure_room)
+            self._attempt("grow", self._growth.ask_when_due)
             self._attempt("warm", self._warm.keep)
             self._attempt("reap", self._reaper.look)
+        self._attempt("expire", self._scheduler.expire)
+        self._attempt("settle", self._scheduler.settle)
         self._attempt("watch", self._reaper.watch_leases)
         self._attempt("sweep", self._sweeper.sweep_when_due)
 
@@ -81,6 +111,7 @@ class Dispatcher:
         try:
             work()
         except RayAway as error:
+            meters.dispatcher.failures.labels(duty, "ray").inc()
             log.warning("ray_away", duty=duty, error=str(error))
             self._cluster.disconnect()
             self._warm.forget()
@@ -88,13 +119,20 @@ class Dispatcher:
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
+            meters.dispatcher.failures.labels(duty, "sql").inc()
             log.warning("database_away", duty=duty, error=str(error.__cause__ or error).strip())
             self._reaper.interrupted()
         except (*OUTAGES, *REFUSALS) as error:
+            meters.dispatcher.failures.labels(duty, "s3").inc()
             log.warning("object_store_away", duty=duty, error=str(error))
         else:
             return True
         return False
+
+    def _check_schema(self) -> None:
+        with self._db.read() as tx:
+            migrate.check(tx.connection())
+        self._checked = True
 
     def _connect(self) -> None:
         if not self._cluster.connected and time.monotonic() >= self._next_connect:
@@ -114,4 +152,5 @@ class Dispatcher:
             log.error("sqlite_serves_one_machine", nodes=found.nodes, advice=ONE_MACHINE)
             cpus = gpus = 0
         with self._db.write() as tx:
-            claims.set_room(tx, cpus=cpus, gpus=gpus)
+            claims.set_room(tx, cpus=cpus, gpus=gpus, warm=self._warm.count())
+        self._drain.clear(found.leaving)

@@ -1,4 +1,5 @@
-"""What no row names goes a day later: uploads, dead attempts' objects, old idempotency keys.
+"""The janitor. Objects that no row names go a day later: uploads, dead attempts', what was deleted, parts of uploads
+that never ended. So do rows whose time is over: idempotency keys, deliveries of webhooks, the audit log.
 
 An object is deleted only if it is older than a day, far longer than any lease or upload, and no row names it or a
 prefix of it at that moment.
@@ -14,6 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from orchestrator.objects import Objects, log_key
+from orchestrator.store import audit, webhooks
 from orchestrator.store.database import Database, db_now
 from orchestrator.store.tables import (
     Attempt,
@@ -30,15 +32,17 @@ log = structlog.get_logger()
 
 GRACE_S = 86_400.0
 EVERY_S = 3_600.0
+DELIVERIES_KEPT_S = 30 * 86_400.0  # of webhooks, from their end
 SLICE = 500  # objects between two looks into SQL
 
 
 class Sweeper:
     """Looks once an hour."""
 
-    def __init__(self, db: Database, objects: Objects) -> None:
+    def __init__(self, db: Database, objects: Objects, *, audit_days: int = 365) -> None:
         self._db = db
         self._objects = objects
+        self._audit_days = audit_days
         self._next = time.monotonic() + 60.0  # not while a fresh start has better things to do
 
     def sweep_when_due(self) -> None:
@@ -50,7 +54,9 @@ class Sweeper:
         """Delete what has no row; the number of deleted objects. Raises an error of SQL or of the object store."""
         with self._db.write() as tx:
             tx.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < db_now() - GRACE_S))
-        deleted = 0
+            webhooks.forget_ended(tx, age_s=DELIVERIES_KEPT_S)
+            audit.forget(tx, age_s=self._audit_days * 86_400.0)
+        deleted = self._objects.abort_uploads(grace_s)
         for prefix in ("uploads/", "blobs/", "datasets/", "jobs/"):
             for keys in _slices(self._objects.older_than(prefix, grace_s)):
                 with self._db.read() as tx:

@@ -45,6 +45,14 @@ class WarmPool:
         warming = set(self._starting.values())
         return next((n for n in self._names if n in self._handles and n not in warming and n not in busy), None)
 
+    def names(self) -> list[str]:
+        """Of those that are there, or on their way."""
+        return list(self._handles)
+
+    def count(self) -> int:
+        """How many are ready, busy or not."""
+        return len(self._handles) - len(self._starting)
+
     def handle(self, name: str) -> Any | None:
         return self._handles.get(name)
 

@@ -27,22 +27,27 @@ class Access:
         return found[0] if found is not None and time.monotonic() - found[1] < REMEMBERED_S else None
 
     def look_up(self, secret: str) -> Caller | None:
-        """The holder of a key by the database; None for an unknown or revoked one."""
+        """The holder of a key by the database; None for one that is unknown, revoked or expired."""
         digest = keys.digest_of(secret)
         asked_at = time.monotonic()
         with self._db.read() as tx:
             caller = keys.caller_of(tx, digest)
+            unnoted = caller is not None and keys.long_unnoted(tx, caller.key_id)
+        if caller is None:
+            return None
+        if unnoted:
+            with self._db.write() as tx:
+                keys.note_use(tx, caller.key_id)
         with self._lock:
             if len(self._known) >= MOST:
                 self._known.clear()
-            if caller is not None:
-                self._known[digest] = (caller, asked_at)
+            self._known[digest] = (caller, asked_at)
         return caller
 
     def find(self, secret: str) -> Caller | None:
         return self.remembered(secret) or self.look_up(secret)
 
     def forget(self) -> None:
-        """Ask again from now on: a key was revoked."""
+        """Ask again from now on: a key was revoked or changed."""
         with self._lock:
             self._known.clear()

@@ -1,24 +1,29 @@
-"""Claims: which job is next, and whether there is room for it.
+"""Claims: the policy's decisions, carried out.
 
-A claim makes attempt n + 1 and takes the job's room from the ledger in one transaction. What happens to a job
-afterwards is `queue.py`.
+A claim makes attempt n + 1 and takes the job's room from the ledger and from its tenant's quota in one transaction. It
+is decided (`scheduling.policy`) about what was seen a moment before, and counts only if nobody has claimed since: the
+ledger counts claims. What happens to a job afterwards is `queue.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from orchestrator.scheduling import policy
+from orchestrator.scheduling.policy import LOOK_AHEAD, Grant
+from orchestrator.scheduling.shares import Room
 from orchestrator.states import ACTIVE, Move, Status
-from orchestrator.store import events
+from orchestrator.store import accounts, events, queue, scenes, webhooks
 from orchestrator.store.database import db_now
-from orchestrator.store.queue import Ticket, status_event
+from orchestrator.store.queue import Moved, Ticket, status_event
+from orchestrator.store.scenes import CLASSES, Classes, Look
 from orchestrator.store.tables import Attempt, Job, Ledger
 
-BACKFILL_WINDOW = 200  # how far behind the head of the queue a claim looks for a job that fits: its cost stays constant
-CANDIDATES = 8  # of them; other dispatchers may hold the first ones at this moment
+TRIES = 8  # of a claim, when other dispatchers claim at the same time
 
 
 class Claimed(NamedTuple):
@@ -29,59 +34,69 @@ class Claimed(NamedTuple):
     cpus: int  # of each worker
     gpus: int
     workers: int  # that there is room for: between the job's `min_workers` and its `workers`
+    warm: str | None  # the warm worker that it goes to, without room of its own
 
 
-def claim_next(tx: Session, *, owner: str, lease_s: float) -> Claimed | None:
-    """Give the first queued job that fits to `owner` under a new attempt; None when none waits or fits.
+def nobody_warm() -> str | None:
+    return None
 
-    Ingests go first and take no room (no more of them at a time than there are cores), then by priority and age; a job
-    that does not fit is passed over for one of the next `BACKFILL_WINDOW`. PostgreSQL passes over rows that another
-    transaction holds; SQLite has one writer at a time and needs no row locks.
 
-    lease_s: seconds. Raises nothing of its own.
+def claim_next(
+    tx: Session,
+    *,
+    owner: str,
+    lease_s: float,
+    classes: Classes = CLASSES,
+    idle_warm: Callable[[], str | None] = nobody_warm,
+) -> Claimed | None:
+    """Give the next job to `owner` under a new attempt; None when none waits that may start.
+
+    Ingests go first and take no room (no more of them at a time than there are cores), then the policy decides.
+    PostgreSQL passes over rows that another transaction holds; SQLite has one writer at a time and needs no row locks.
+
+    lease_s: seconds. idle_warm: the name of a warm worker that nobody works on. Raises nothing of its own.
     """
-    room = tx.execute(
-        select(Ledger.cpus - Ledger.cpus_taken, Ledger.gpus - Ledger.gpus_taken, Ledger.cpus)
-    ).one_or_none()
-    if room is None:
-        return None
-    cpus_free, gpus_free, cpus = room
-    job_id = _first_ingest(tx, at_once=max(1, cpus))
-    if job_id is None and (cpus_free > 0 or gpus_free > 0):
-        job_id = _first_that_fits(tx, cpus_free, gpus_free)
-    if job_id is None:
-        return None
-    claim = (
-        update(Job)
-        .where(Job.id == job_id, Job.status == Status.QUEUED)
-        .values(
-            status=Status.STARTING,
-            attempt=Job.attempt + 1,
-            lease_owner=owner,
-            lease_until=db_now() + lease_s,
-            events=Job.events + 1,
-        )
-        .returning(
-            Job.attempt, Job.kind, Job.method, Job.task, Job.cpus, Job.gpus, Job.workers, Job.min_workers, Job.events
-        )
-    )
-    row = tx.execute(claim).one_or_none()
-    if row is None:
-        return None
-    workers = granted(row, cpus_free, gpus_free)
-    if not _take_room(tx, row.cpus * workers, row.gpus * workers):
-        tx.rollback()  # another dispatcher was faster; the job stays where it was
-        return None
-    tx.add(Attempt(job_id=job_id, attempt=row.attempt, workers=workers, claimed_at=db_now()))
-    events.append(tx, job_id, row.attempt, row.events, [status_event(Status.STARTING, Move.CLAIM)])
-    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus, workers)
+    elsewhere: set[str] = set()  # rows that others hold at this moment
+    for _ in range(TRIES):
+        look = scenes.look(tx, classes, width=LOOK_AHEAD, ready_only=True)
+        if look.turn is None:
+            return None
+        ingest = _first_ingest(tx, at_once=max(1, look.scene.total.cpus))
+        if ingest is not None:
+            if _take_turn(tx, look.turn, 0, 0, overdue=False):
+                return _claimed(tx, ingest, owner, lease_s, workers=1, warm=idle_warm())
+            continue
+        for lane in look.scene.lanes:
+            lane.jobs = [job for job in lane.jobs if job.id not in elsewhere]
+        warm = idle_warm() if any(lane.short and lane.jobs for lane in look.scene.lanes) else None
+        look.scene.warm = 0 if warm is None else 1
+        grant = _decide(tx, look, classes).grant
+        if grant is None:
+            return None
+        if not _lock(tx, grant.job.id):
+            elsewhere.add(grant.job.id)
+        elif _take_for(tx, look, grant):
+            return _claimed(tx, grant.job.id, owner, lease_s, grant.workers, warm if grant.warm else None)
+    return None
 
 
-def granted(asked: Any, cpus_free: int, gpus_free: int) -> int:
-    """As many workers as fit, `asked.workers` at most and `asked.min_workers` at least."""
-    limits = [free // each for each, free in ((asked.cpus, cpus_free), (asked.gpus, gpus_free)) if each]
-    most: int = min([asked.workers, *limits])
-    return max(most, int(asked.min_workers))
+def make_room(tx: Session, *, classes: Classes = CLASSES) -> list[Moved]:
+    """Ask jobs to stop that the next one preempts, if it does. Nothing is changed where others claim meanwhile."""
+    look = scenes.look(tx, classes, width=LOOK_AHEAD, ready_only=True)
+    if look.turn is None or not any(lane.preempts for lane in look.scene.lanes):
+        return []
+    victims = _decide(tx, look, classes).victims
+    moved = [queue.move(tx, job_id, Move.PREEMPT, preemptions=Job.preemptions + 1) for job_id in victims]
+    if victims and not _take_turn(tx, look.turn, 0, 0, overdue=False):
+        tx.rollback()
+        return []
+    return [one for one in moved if one is not None]
+
+
+def _decide(tx: Session, look: Look, classes: Classes) -> policy.Decision:
+    if policy.needs_running(look.scene):
+        look.scene.running = scenes.running(tx, classes, look.scene.now)
+    return policy.decide(look.scene)
 
 
 def _first_ingest(tx: Session, *, at_once: int) -> str | None:
@@ -89,44 +104,81 @@ def _first_ingest(tx: Session, *, at_once: int) -> str | None:
     query = (
         select(Job.id)
         .where(Job.status == Status.QUEUED, Job.kind == "ingest", Job.not_before <= db_now(), at_work < at_once)
-        .order_by(Job.priority.desc(), Job.id)
+        .order_by(Job.lane, Job.deadline, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
     return tx.scalar(query)
 
 
-def _first_that_fits(tx: Session, cpus_free: int, gpus_free: int) -> str | None:
-    # The window as a table of its own: as `id IN (…)` both databases read the whole queue for it.
-    head = (
-        select(Job.id, (Job.cpus * Job.min_workers).label("cpus"), (Job.gpus * Job.min_workers).label("gpus"))
-        .where(Job.status == Status.QUEUED, Job.kind == "train", Job.not_before <= db_now())
-        .order_by(Job.priority.desc(), Job.id)
-        .limit(BACKFILL_WINDOW)
-        .subquery()
-    )
-    fitting = select(head.c.id).where(head.c.cpus <= cpus_free, head.c.gpus <= gpus_free).limit(CANDIDATES)
-    for job_id in tx.scalars(fitting).all():
-        free = select(Job.id).where(Job.id == job_id, Job.status == Status.QUEUED).with_for_update(skip_locked=True)
-        if tx.scalar(free) is not None:
-            return str(job_id)
-    return None
+def _lock(tx: Session, job_id: str) -> bool:
+    free = select(Job.id).where(Job.id == job_id, Job.status == Status.QUEUED).with_for_update(skip_locked=True)
+    return tx.scalar(free) is not None
 
 
-def _take_room(tx: Session, cpus: int, gpus: int) -> bool:
-    take = (
-        update(Ledger)
-        .where(Ledger.cpus_taken + cpus <= Ledger.cpus, Ledger.gpus_taken + gpus <= Ledger.gpus)
-        .values(cpus_taken=Ledger.cpus_taken + cpus, gpus_taken=Ledger.gpus_taken + gpus)
-        .returning(Ledger.id)
-    )
+def _take_for(tx: Session, look: Look, grant: Grant) -> bool:
+    """Take the room of a job from its tenant's quota and, unless it goes to a warm worker, from the ledger."""
+    room = Room(grant.lane.cpus * grant.workers, grant.lane.gpus * grant.workers)
+    account = accounts.locked(tx, grant.lane.tenant)
+    if not account.may_hold(*room):
+        return False
+    taken = Room(0, 0) if grant.warm else room
+    if not _take_turn(tx, look.turn, *taken, overdue=grant.overdue):
+        return False
+    accounts.hold(tx, grant.lane.tenant, account, *room)
+    return True
+
+
+def _take_turn(tx: Session, turn: int | None, cpus: int, gpus: int, *, overdue: bool) -> bool:
+    """Take room from the ledger, if nobody has claimed since `turn` was read."""
+    if turn is None:
+        return False
+    values = {"turn": turn + 1, "cpus_taken": Ledger.cpus_taken + cpus, "gpus_taken": Ledger.gpus_taken + gpus}
+    if overdue:
+        values["overdue_turn"] = turn + 1
+    fits = [Ledger.turn == turn]
+    if cpus:
+        fits.append(Ledger.cpus_taken + cpus <= Ledger.cpus)
+    if gpus:
+        fits.append(Ledger.gpus_taken + gpus <= Ledger.gpus)
+    take = update(Ledger).where(*fits).values(values).returning(Ledger.id)
     return tx.execute(take).one_or_none() is not None
 
 
-def set_room(tx: Session, *, cpus: int, gpus: int) -> None:
-    """Tell the ledger how large the cluster is now; what jobs have taken stays, even where it is more than that."""
+CLAIMED = (
+    Job.attempt, Job.kind, Job.method, Job.task, Job.cpus, Job.gpus, Job.events, Job.tenant_id, Job.name, Job.webhook,
+)  # fmt: skip
+
+
+def _claimed(tx: Session, job_id: str, owner: str, lease_s: float, workers: int, warm: str | None) -> Claimed:
+    """The new attempt of a job whose row is held and whose room is taken."""
+    claim = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(
+            status=Status.STARTING,
+            attempt=Job.attempt + 1,
+            lease_owner=owner,
+            lease_until=db_now() + lease_s,
+            events=Job.events + 1,
+        )
+        .returning(*CLAIMED)
+    )
+    row = tx.execute(claim).one()
+    tx.add(Attempt(job_id=job_id, attempt=row.attempt, workers=workers, warm=warm is not None, claimed_at=db_now()))
+    event = status_event(Status.STARTING, Move.CLAIM)
+    events.append(tx, job_id, row.attempt, row.events, [event])
+    webhooks.announce(tx, job_id, row, event)
+    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus, workers, warm)
+
+
+def set_room(tx: Session, *, cpus: int, gpus: int, warm: int = 0) -> None:
+    """Tell the ledger how large the cluster is now; what jobs have taken stays, even where it is more than that.
+
+    warm: warm workers that are ready.
+    """
     changed = tx.execute(
-        update(Ledger).values(cpus=cpus, gpus=gpus, seen_at=db_now()).returning(Ledger.id)
+        update(Ledger).values(cpus=cpus, gpus=gpus, warm=warm, seen_at=db_now()).returning(Ledger.id)
     ).one_or_none()
     if changed is None:
-        tx.add(Ledger(id=1, cpus=cpus, gpus=gpus, cpus_taken=0, gpus_taken=0, seen_at=db_now()))
+        tx.add(Ledger(id=1, cpus=cpus, gpus=gpus, cpus_taken=0, gpus_taken=0, warm=warm, seen_at=db_now()))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.functions import FunctionElement
+
+# Writes what belongs to the request that is under way along with its transaction; what it returns is called afterwards.
+BeforeCommit = Callable[[Session], Callable[[], None] | None]
+before_commit: ContextVar[BeforeCommit | None] = ContextVar("before_commit", default=None)
 
 
 class db_now(FunctionElement[float]):
@@ -60,7 +65,11 @@ class Database:
             if self.is_sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
+            hook = before_commit.get()
+            committed = hook(session) if hook is not None else None
             session.commit()
+            if committed is not None:
+                committed()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

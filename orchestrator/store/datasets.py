@@ -11,7 +11,7 @@ from sqlalchemy import Row, Table, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from orchestrator.ids import new_id
-from orchestrator.store import jobs
+from orchestrator.store import jobs, removal
 from orchestrator.store.database import db_now
 from orchestrator.store.tables import Blob, DatasetVersion, Tenant
 
@@ -97,11 +97,12 @@ def plan(tx: Session, tenant: str, name: str, digest: str) -> Planned:
         .order_by(DatasetVersion.version.desc())
         .limit(1)
     ).one_or_none()
+    retired = removal.retired(tx, tenant, removal.DATASET, name)
     if newest is None:
-        return Planned(1, "ingesting", False)
+        return Planned(retired + 1, "ingesting", False)
     if newest.list_digest == digest and newest.status != "rejected":
         return Planned(newest.version, newest.status, True)
-    return Planned(newest.version + 1, "ingesting", False)
+    return Planned(max(newest.version, retired) + 1, "ingesting", False)
 
 
 def commit(tx: Session, tenant: str, name: str, version: int, kind: str, files: Sequence[dict[str, str]]) -> None:
@@ -174,9 +175,14 @@ def pin(tx: Session, tenant: str, name: str, version: int | None) -> Pin | None:
 
 def picture(tx: Session, tenant: str, name: str, version: int, path: str) -> str | None:
     """The sha256 of the picture with this path in a version; None when it has none (or refused it)."""
+    return pictures(tx, tenant, name, version).get(path)
+
+
+def pictures(tx: Session, tenant: str, name: str, version: int) -> dict[str, str]:
+    """Path -> sha256 of every usable picture of a version."""
     paths = tx.scalar(
         select(DatasetVersion.paths).where(
             DatasetVersion.tenant_id == tenant, DatasetVersion.name == name, DatasetVersion.version == version
         )
     )
-    return (paths or {}).get(path)
+    return dict(paths or {})

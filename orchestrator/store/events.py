@@ -36,6 +36,14 @@ def append(tx: Session, job_id: str, attempt: int, newest_id: int, events: Seque
     tx.execute(INSERT_EVENT, rows)
 
 
+def begin(tx: Session, firsts: Sequence[tuple[str, NewEvent]]) -> None:
+    """The first event of each of these new jobs."""
+    tx.execute(
+        INSERT_EVENT,
+        [{"job_id": job_id, "id": 1, "attempt": 0, "event": new.event, "body": new.body} for job_id, new in firsts],
+    )
+
+
 def after(tx: Session, job_id: str, last_id: int, *, limit: int) -> list[Event]:
     """Events of a job with ids above `last_id`, in order, at most `limit`."""
     query = select(Event).where(Event.job_id == job_id, Event.id > last_id).order_by(Event.id).limit(limit)

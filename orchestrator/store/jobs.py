@@ -7,11 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
-    ColumnElement,
-    Select,
     Table,
     and_,
-    bindparam,
     exists,
     func,
     insert,
@@ -20,16 +17,19 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from orchestrator.ids import is_id
+from orchestrator.scheduling.classes import DEFAULT_CLASS
+from orchestrator.scheduling.outlook import Outlook
 from orchestrator.states import Phase, Status, phase_of
-from orchestrator.store import events, queue
+from orchestrator.store import dependencies, events, lanes, waiting
 from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
+from orchestrator.store.scenes import CLASSES, Classes
 from orchestrator.store.tables import Attempt, Checkpoint, Job, JobTag, Ledger, Sample
+from orchestrator.store.waiting import Waiting
 
-COUNTED_AHEAD = 200  # a position is counted no further: its cost does not grow with the queue
 CLUSTER_SEEN_S = 15.0  # a ledger that no dispatcher has renewed for longer says nothing
 
 
@@ -55,20 +55,23 @@ class NewJob:
     seed: int = 0
     publish_as: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    class_: str = DEFAULT_CLASS
     priority: int = 0
+    deadline: float | None = None  # seconds since 1970
     max_retries: int
     timeout_s: float | None = None
     keep_checkpoints: int = 0
     total_steps: int
     parent: str | None = None
     start_from: Mapping[str, Any] | None = None
-
-
-class Waiting(NamedTuple):
-    """Why a pending job does not run."""
-
-    reason: str  # paused | backoff | cluster (none was seen lately) | room | queue (its turn comes)
-    position: int | None  # 1 is next; None when it is paused, or more than `COUNTED_AHEAD` are ahead
+    webhook: Mapping[str, Any] | None = None  # {"url", "events"}
+    depends_on: Sequence[str] = ()
+    awaited: Sequence[str] = ()  # those of `depends_on` that have not succeeded yet: it is blocked until they have
+    base_job: str | None = None
+    group_id: str | None = None
+    trial: int | None = None
+    rung: int | None = None
+    estimate: Mapping[str, Any] | None = None
 
 
 class Shown(NamedTuple):
@@ -87,6 +90,9 @@ class Filter:
     method: str | None = None
     tags: Sequence[tuple[str, str]] = ()
     name_contains: str | None = None
+    ids: Sequence[str] = ()
+    not_retried: bool = False  # nobody has done it again
+    group: str | None = None  # the fan-out or sweep that they belong to
 
 
 class Cluster(NamedTuple):
@@ -111,7 +117,8 @@ class Cluster(NamedTuple):
 
 # Built once: to put a statement together takes SQLAlchemy longer than the database takes to run it.
 _jobs = cast(Table, Job.__table__)
-INSERT_JOB = insert(_jobs).values(created_at=db_now()).returning(_jobs.c.created_at)
+INSERT_JOBS = insert(_jobs).values(created_at=db_now())
+INSERT_JOB = INSERT_JOBS.returning(_jobs.c.created_at)
 INSERT_TAG = insert(cast(Table, JobTag.__table__))
 _ledger = cast(Table, Ledger.__table__)
 CLUSTER = select(db_now(), *(_ledger.c[fact] for fact in Cluster._fields[1:])).select_from(
@@ -119,28 +126,44 @@ CLUSTER = select(db_now(), *(_ledger.c[fact] for fact in Cluster._fields[1:])).s
 )
 
 
-def _ahead() -> Select[str, int]:
-    """How many queued training jobs of all tenants come before each of `job_ids`, counted up to a limit."""
-    me, other = _jobs.alias("me"), _jobs.c
-
-    def counted(condition: ColumnElement[bool]) -> Any:
-        queued = (other.status == Status.QUEUED.value, other.kind == "train")
-        # In the queue's order, so that PostgreSQL walks its index: it would read all of the table for the limit.
-        found = select(other.id).where(*queued, condition).order_by(other.priority.desc(), other.id)
-        found = found.limit(COUNTED_AHEAD + 1).correlate(me)
-        return select(func.count()).select_from(found.subquery()).scalar_subquery()
-
-    more_urgent = counted(other.priority > me.c.priority)
-    older = counted(and_(other.priority == me.c.priority, other.id < me.c.id))
-    return select(me.c.id, more_urgent + older).where(me.c.id.in_(bindparam("job_ids", expanding=True)))
-
-
-AHEAD = _ahead()
-
-
 def submit(tx: Session, new: NewJob) -> Job:
     """Queue a job: its row, its tags, its first event. The job that is returned belongs to no session."""
-    values = {
+    values = _values(new)
+    named = {"class_" if column == "class" else column: value for column, value in values.items()}
+    job = Job(**named, created_at=tx.scalar(INSERT_JOB, values))
+    _insert_around(tx, [new])
+    return job
+
+
+def submit_many(tx: Session, news: Sequence[NewJob]) -> None:
+    """Queue jobs, as many statements as one takes."""
+    if news:
+        tx.execute(INSERT_JOBS, [_values(new) for new in news])
+        _insert_around(tx, news)
+
+
+def _insert_around(tx: Session, news: Sequence[NewJob]) -> None:
+    """What belongs to new jobs besides their rows: tags, edges, the first event of each."""
+    tags = [{"job_id": new.id, "key": key, "value": value} for new in news for key, value in new.tags.items()]
+    if tags:
+        tx.execute(INSERT_TAG, tags)
+    edges = [{"job_id": new.id, "awaited": awaited} for new in news for awaited in new.awaited]
+    if edges:
+        tx.execute(dependencies.INSERT_DEPENDENCY, edges)
+    events.begin(tx, [(new.id, _submitted(_first_status(new))) for new in news])
+
+
+def _first_status(new: NewJob) -> Status:
+    return Status.BLOCKED if new.awaited else Status.QUEUED
+
+
+def _submitted(status: Status) -> NewEvent:
+    return NewEvent("status", {"status": status.value, "phase": phase_of(status).value, "reason": "submitted"})
+
+
+def _values(new: NewJob) -> dict[str, Any]:
+    """A new job's row."""
+    return {
         "id": new.id,
         "tenant_id": new.tenant,
         "kind": new.kind,
@@ -158,27 +181,44 @@ def submit(tx: Session, new: NewJob) -> Job:
         "seed": new.seed,
         "publish_as": new.publish_as,
         "tags": dict(new.tags),
+        "class": new.class_,
         "priority": new.priority,
+        "deadline": new.deadline,
+        "lane": _lane_of(new),
         "max_retries": new.max_retries,
         "timeout_s": new.timeout_s,
         "keep_checkpoints": new.keep_checkpoints,
         "parent": new.parent,
         "start_from": new.start_from,
-        "status": Status.QUEUED.value,
+        "webhook": None if new.webhook is None else dict(new.webhook),
+        "depends_on": list(new.depends_on),
+        "blockers": len(new.awaited),
+        "base_job": new.base_job,
+        "group_id": new.group_id,
+        "trial": new.trial,
+        "rung": new.rung,
+        "estimate": new.estimate,
+        "status": _first_status(new).value,
         "attempt": 0,
         "charged": 0,
+        "preemptions": 0,
         "events": 1,
         "not_before": 0.0,
         "step": new.start_from["step"] if new.start_from else 0,
         "total_steps": new.total_steps,
         "running_s": 0.0,
     }
-    job = Job(**values, created_at=tx.scalar(INSERT_JOB, values))
-    if new.tags:
-        tx.execute(INSERT_TAG, [{"job_id": new.id, "key": key, "value": value} for key, value in new.tags.items()])
-    queued = {"status": Status.QUEUED.value, "phase": phase_of(Status.QUEUED).value, "reason": "submitted"}
-    events.append(tx, new.id, 0, 1, [NewEvent("status", queued)])
-    return job
+
+
+def _lane_of(new: NewJob) -> str:
+    return lanes.key_of(
+        new.tenant,
+        new.class_,
+        new.priority,
+        (new.cpus, new.gpus, new.workers, new.min_workers),
+        short=lanes.is_short(new.kind, new.task, new.gpus, new.workers),
+        has_deadline=new.deadline is not None,
+    )
 
 
 def find(tx: Session, tenant: str, job_id: str) -> Job | None:
@@ -195,6 +235,13 @@ def page(tx: Session, tenant: str, filter: Filter, *, before: str | None, limit:
         query = query.where(Job.id < before)
     if filter.status:
         query = query.where(Job.status.in_(filter.status))
+    if filter.ids:
+        query = query.where(Job.id.in_(filter.ids))
+    if filter.not_retried:
+        again = aliased(Job)
+        query = query.where(~exists().where(again.parent == Job.id))
+    if filter.group is not None:
+        query = query.where(Job.group_id == filter.group)
     if filter.method is not None:
         query = query.where(Job.method == filter.method)
     if filter.name_contains is not None:
@@ -209,38 +256,25 @@ def cluster(tx: Session) -> Cluster:
     return Cluster(*tx.execute(CLUSTER).one())
 
 
-def shown(tx: Session, jobs: Sequence[Job], seen: Cluster | None = None) -> list[Shown]:
+def shown(
+    tx: Session,
+    jobs: Sequence[Job],
+    seen: Cluster | None = None,
+    *,
+    classes: Classes = CLASSES,
+    told: Outlook | None = None,
+) -> list[Shown]:
     """The jobs with why they wait and when they will be ready.
 
-    seen: what `cluster` has told in this transaction, where that is known already.
+    seen: what `cluster` has told in this transaction, where that is known already. told: an outlook that will do.
     """
-    waiting = _waiting(tx, [job for job in jobs if phase_of(job.status) is Phase.PENDING], seen)
+    pending = [job for job in jobs if phase_of(job.status) is Phase.PENDING]
+    waits: dict[str, Waiting] = {}
+    if pending:
+        seen = seen or cluster(tx)
+        waits = waiting.waiting(tx, pending, classes, now=seen.now, is_there=seen.is_there, told=told)
     etas = _etas(tx, [job.id for job in jobs if job.status == Status.RUNNING])
-    return [Shown(job, waiting.get(job.id), etas.get(job.id)) for job in jobs]
-
-
-def _waiting(tx: Session, jobs: Sequence[Job], seen: Cluster | None) -> dict[str, Waiting]:
-    waiting = {job.id: Waiting("paused", None) for job in jobs if job.status == Status.PAUSED}
-    queued = [job for job in jobs if job.status == Status.QUEUED]
-    if not queued:
-        return waiting
-    seen = seen or cluster(tx)
-    ahead = {row[0]: row[1] for row in tx.execute(AHEAD, {"job_ids": [job.id for job in queued]})}
-    for job in queued:
-        position = ahead[job.id] + 1 if ahead[job.id] <= COUNTED_AHEAD else None
-        waiting[job.id] = Waiting(_reason(job, seen), position)
-    return waiting
-
-
-def _reason(job: Job, seen: Cluster) -> str:
-    if job.not_before > seen.now:
-        return "backoff"
-    if not seen.is_there:
-        return "cluster"
-    cpus_free = (seen.cpus or 0) - (seen.cpus_taken or 0)
-    gpus_free = (seen.gpus or 0) - (seen.gpus_taken or 0)
-    fits = job.cpus * job.min_workers <= cpus_free and job.gpus * job.min_workers <= gpus_free
-    return "queue" if fits else "room"
+    return [Shown(job, waits.get(job.id), etas.get(job.id)) for job in jobs]
 
 
 def _etas(tx: Session, job_ids: Sequence[str]) -> dict[str, float]:
@@ -254,21 +288,6 @@ def _etas(tx: Session, job_ids: Sequence[str]) -> dict[str, float]:
         .where(Job.id.in_(job_ids), Attempt.started_at.is_not(None), done > 0)
     )
     return {job_id: max(0.0, eta_s) for job_id, eta_s in tx.execute(query)}
-
-
-def start_of_retry(tx: Session, parent: Job) -> dict[str, Any] | None:
-    """The newest ready checkpoint of `parent`, or the one that it started from itself; None when there is neither."""
-    ready = queue.ready_checkpoints(tx, parent.id)
-    if not ready:
-        return parent.start_from
-    newest = ready[0]
-    return {
-        "job": newest.job_id,
-        "attempt": newest.attempt,
-        "step": newest.step,
-        "prefix": newest.prefix,
-        "manifest_sha256": newest.manifest_sha256,
-    }
 
 
 def attempts(tx: Session, job_id: str, *, after: int, limit: int) -> list[Attempt]:

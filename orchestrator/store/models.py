@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -38,6 +38,24 @@ def find(tx: Session, tenant: str, name: str, version: str = LATEST) -> Version 
         query = query.where(ModelVersion.version == aliased.scalar_subquery())
     model = tx.scalars(query).one_or_none()
     return None if model is None else _with_aliases(tx, tenant, [model])[0]
+
+
+def of_job(tx: Session, job_id: str) -> ModelVersion | None:
+    """What a job has published."""
+    return tx.scalars(select(ModelVersion).where(ModelVersion.job_id == job_id)).one_or_none()
+
+
+def pin(model: ModelVersion) -> dict[str, Any]:
+    """What a job that starts from a model keeps of it: its config and files, by their digests."""
+    return {
+        "name": model.name,
+        "version": model.version,
+        "prefix": model.prefix,
+        "method": model.method,
+        "task": model.task,
+        "config": model.config,
+        "files": model.files,
+    }
 
 
 def page(tx: Session, tenant: str, *, after: str | None, limit: int) -> list[Version]:

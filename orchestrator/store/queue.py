@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from orchestrator.states import ACTIVE, MOVES, NEVER_RETRIED, ErrorType, Move, Status, phase_of, sources
-from orchestrator.store import events
+from orchestrator.store import accounts, dependencies, events, removal, webhooks
 from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
 from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Job, Ledger, Metric, ModelVersion, Sample
@@ -37,6 +37,7 @@ class ActiveJob(NamedTuple):
     actor: str | None
     lease_owner: str | None  # the actor once the attempt has begun, before that the dispatcher that placed it
     lease_until: float | None
+    workers: int = 1  # that the claim took room for
 
 
 class Moved(NamedTuple):
@@ -71,12 +72,12 @@ def place(tx: Session, ticket: Ticket, actor: str) -> None:
 def active_jobs(tx: Session) -> list[ActiveJob]:
     """Every job that an attempt is at work on, or should be."""
     query = (
-        select(Job.id, Job.attempt, Job.status, Attempt.actor, Job.lease_owner, Job.lease_until)
+        select(Job.id, Job.attempt, Job.status, Attempt.actor, Job.lease_owner, Job.lease_until, Attempt.workers)
         .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
         .where(Job.status.in_(ACTIVE))
     )
     return [
-        ActiveJob(Ticket(r.id, r.attempt), Status(r.status), r.actor, r.lease_owner, r.lease_until)
+        ActiveJob(Ticket(r.id, r.attempt), Status(r.status), r.actor, r.lease_owner, r.lease_until, r.workers)
         for r in tx.execute(query)
     ]
 
@@ -87,6 +88,11 @@ def busy_actors(tx: Session) -> set[str]:
 
 
 # --- changes of status ------------------------------------------------------------------------------------------------
+
+
+MOVED = (
+    Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.kind, Job.tenant_id, Job.config, Job.name, Job.webhook,
+)  # fmt: skip
 
 
 def move(
@@ -106,13 +112,15 @@ def move(
     outcome: what becomes of the attempt, when this ends it. error: recorded with the attempt, and with the job.
     body: more fields of the event. values: more columns of the job.
     """
+    if move in (Move.RESUME, Move.UNBLOCK):
+        values["queued_at"] = db_now()  # what came before was no waiting for room
     allowed = sources(move)
     target = case({s.value: MOVES[s, move].value for s in allowed}, value=Job.status)
     change = (
         update(Job)
         .where(Job.id == job_id, Job.status.in_(allowed), *([] if attempt is None else [Job.attempt == attempt]))
         .values(status=target, events=Job.events + 1, **({"error": dict(error)} if error else {}), **values)
-        .returning(Job.status, Job.attempt, Job.events, Job.cpus, Job.gpus, Job.kind, Job.tenant_id, Job.config)
+        .returning(*MOVED)
     )
     row = tx.execute(change).one_or_none()
     if row is None:
@@ -121,11 +129,16 @@ def move(
     if row.kind == "ingest" and status is Status.FAILED and error is not None:
         _reject_version(tx, row.tenant_id, row.config, str(error["message"]))
     if move in ENDS_ATTEMPT:
-        _end_attempt(tx, job_id, row, status, outcome or status.value, error)
-    elif status is Status.CANCELLED:
+        made_room = move is Move.STOP and status is Status.QUEUED
+        _end_attempt(tx, job_id, row, status, outcome or ("preempted" if made_room else status.value), error)
+    elif phase_of(status) == "terminal":
         tx.execute(update(Job).where(Job.id == job_id).values(finished_at=db_now()))
+    if phase_of(status) == "terminal":
+        tx.execute(dependencies.NOTE_ENDING, {"job": job_id})
     extra = dict(body or {}) | ({"error": dict(error)} if error else {})
-    events.append(tx, job_id, row.attempt, row.events, [status_event(status, move, extra)])
+    event = status_event(status, move, extra)
+    events.append(tx, job_id, row.attempt, row.events, [event])
+    webhooks.announce(tx, job_id, row, event)
     return Moved(job_id, status, row.attempt)
 
 
@@ -151,11 +164,13 @@ def _end_attempt(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.attempt == row.attempt)
         .values(outcome=outcome, finished_at=db_now(), error=dict(error) if error else None)
-        .returning(Attempt.workers, func.coalesce(Attempt.finished_at - Attempt.started_at, 0.0))
+        .returning(Attempt.workers, Attempt.warm, func.coalesce(Attempt.finished_at - Attempt.started_at, 0.0))
     )
-    workers, lasted_s = tx.execute(ended).one()
+    workers, warm, lasted_s = tx.execute(ended).one()
     cpus, gpus = row.cpus * workers, row.gpus * workers
-    tx.execute(update(Ledger).values(cpus_taken=Ledger.cpus_taken - cpus, gpus_taken=Ledger.gpus_taken - gpus))
+    accounts.give_back(tx, row.tenant_id, cpus, gpus)
+    if not warm:
+        tx.execute(update(Ledger).values(cpus_taken=Ledger.cpus_taken - cpus, gpus_taken=Ledger.gpus_taken - gpus))
     seconds = max(0.0, lasted_s or 0.0)  # a clock set back must not shorten the job's time
     values: dict[str, Any] = {"lease_owner": None, "lease_until": None, "running_s": Job.running_s + seconds}
     if phase_of(status) == "terminal":
@@ -259,7 +274,9 @@ def finish(tx: Session, ticket: Ticket, model: ModelVersion | None) -> Moved | N
         newest = select(func.coalesce(func.max(ModelVersion.version), 0)).where(
             ModelVersion.tenant_id == model.tenant_id, ModelVersion.name == model.name
         )
-        model.version = (tx.scalar(newest) or 0) + 1
+        retired = removal.retired(tx, model.tenant_id, removal.MODEL, model.name)
+        model.version = max(tx.scalar(newest) or 0, retired) + 1
+        model.bytes = sum(file["size"] for file in model.files)
         values = {"model_version": model.version}
     body = {"model": f"{model.name}@{model.version}"} if model is not None else {}
     moved = move(tx, ticket.job_id, Move.FINISH, attempt=ticket.attempt, body=body, **values)
@@ -289,13 +306,13 @@ def fail(tx: Session, ticket: Ticket, error: ErrorType, message: str) -> Moved |
 
 def lost(tx: Session, ticket: Ticket, message: str) -> Moved | None:
     """End an attempt whose process is gone or silent. It is charged only if it brought no new checkpoint."""
-    job = tx.execute(select(Job.charged, Job.max_retries).where(_holds(ticket))).one_or_none()
+    job = tx.execute(select(Job.charged, Job.max_retries, Job.status).where(_holds(ticket))).one_or_none()
     if job is None:
         return None
     progress = tx.scalar(
         select(func.count()).where(Checkpoint.job_id == ticket.job_id, Checkpoint.attempt == ticket.attempt)
     )
-    charged = job.charged + (0 if progress else 1)
+    charged = job.charged + (0 if progress or job.status == Status.PREEMPTING else 1)
     told = {"type": ErrorType.LOST.value, "message": message, "attempt": ticket.attempt}
     if charged > job.max_retries:
         return move(tx, ticket.job_id, Move.FAIL, attempt=ticket.attempt, outcome="lost", error=told, charged=charged)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import shelf
 from orchestrator.problems import NotFound
+from orchestrator.scopes import Scope
 from orchestrator.sessions import check_origin, clear_cookie, set_cookie
 from orchestrator.states import Move, Status, sources
 from orchestrator.store import datasets, jobs, models, overview
@@ -18,7 +19,7 @@ from orchestrator.store.models import Version
 from orchestrator.store.tables import Job
 from orchestrator.web.charts import curves
 from orchestrator.web.gallery import gallery, thumbnail
-from orchestrator.web.site import STATIC, Here, PageRoute, Visitor, render, wants_part
+from orchestrator.web.site import STATIC, Here, PageRoute, Services, Visitor, render, wants_part
 
 JOBS_SHOWN = 50
 LOG_EVENTS_SHOWN = 200
@@ -89,7 +90,7 @@ def job_list(
     )
     with services.db.read() as tx:
         found = jobs.page(tx, visitor.tenant, wanted, before=before, limit=JOBS_SHOWN + 1)
-        shown = jobs.shown(tx, found[:JOBS_SHOWN])
+        shown = jobs.shown(tx, found[:JOBS_SHOWN], classes=services.catalogue.classes)
         pictures = overview.newest_results(tx, [item.job.id for item in shown])
         used = overview.methods_used(tx, visitor.tenant)
         offered = [] if shown else shelf.offered(tx, visitor.tenant)
@@ -111,7 +112,7 @@ def job_list(
 def job_page(request: Request, services: Here, visitor: Visitor, job_id: str) -> HTMLResponse:
     with services.db.read() as tx:
         job = job_of(tx, visitor.tenant, job_id)
-        values = overview_of(tx, job)
+        values = overview_of(tx, job, visitor, services)
         log = overview.log_tail(tx, job.id, events=LOG_EVENTS_SHOWN)
         pictures = gallery(jobs.samples(tx, job.id, after=(-1, ""), limit=MOST))
     return render(request, "job.html", **values, log=log, gallery=pictures)
@@ -120,7 +121,7 @@ def job_page(request: Request, services: Here, visitor: Visitor, job_id: str) ->
 @router.get("/jobs/{job_id}/overview")
 def job_overview(request: Request, services: Here, visitor: Visitor, job_id: str) -> HTMLResponse:
     with services.db.read() as tx:
-        values = overview_of(tx, job_of(tx, visitor.tenant, job_id))
+        values = overview_of(tx, job_of(tx, visitor.tenant, job_id), visitor, services)
     return render(request, "job_overview.html", **values)
 
 
@@ -157,18 +158,19 @@ def job_of(tx: Session, tenant: str, job_id: str) -> Job:
     return job
 
 
-def overview_of(tx: Session, job: Job) -> dict[str, Any]:
+def overview_of(tx: Session, job: Job, visitor: Visitor, services: Services) -> dict[str, Any]:
     """What stands on top of a job's page."""
+    may = Scope.SUBMIT in visitor.scopes
     return {
-        "shown": jobs.shown(tx, [job])[0],
+        "shown": jobs.shown(tx, [job], classes=services.catalogue.classes)[0],
         "job": job,
         "attempts": jobs.attempts(tx, job.id, after=0, limit=MOST),
         "model": overview.model_of_job(tx, job.id),
         "can": {
-            "pause": job.status in sources(Move.PAUSE),
-            "resume": job.status in sources(Move.RESUME),
-            "cancel": job.status in sources(Move.CANCEL),
-            "retry": job.finished_at is not None,
+            "pause": may and job.status in sources(Move.PAUSE),
+            "resume": may and job.status in sources(Move.RESUME),
+            "cancel": may and job.status in sources(Move.CANCEL),
+            "retry": may and job.finished_at is not None,
         },
     }
 
@@ -214,6 +216,7 @@ def model_page(request: Request, services: Here, visitor: Visitor, name: str, ve
         request,
         "model.html",
         version=found,
+        may_draw=Scope.STYLIZE in visitor.scopes,
         others=others,
         task=services.catalogue.task(found.model.method, found.model.task),
         thumbnail=thumbnail(paths),

@@ -17,7 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from orchestrator.catalogue import Catalogue
 from orchestrator.objects import Objects
 from orchestrator.problems import Problem
-from orchestrator.sessions import COOKIE
+from orchestrator.scopes import Scope
+from orchestrator.sessions import COOKIE, check_scope
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access
 from orchestrator.store.database import Database
@@ -56,6 +57,7 @@ def _visitor(request: Request) -> Caller:
     caller = None if secret is None else services_of(request).access.find(secret)
     if caller is None:
         raise LoginNeeded
+    check_scope(caller, Scope.READ)
     return caller
 
 

@@ -14,6 +14,7 @@ from stylefoundry.terminal import (
     AsJson,
     DataDir,
     client_of,
+    numbered,
     out,
     print_facts,
     print_json,
@@ -141,3 +142,12 @@ def show(
         ]
     )
     print_refused(dataset)
+
+
+@app.command("delete")
+def delete(reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")], data_dir: DataDir = None) -> None:
+    """Delete one version; its number is not given out again."""
+    name, version = numbered(reference)
+    with client_of(data_dir) as client:
+        client.delete_dataset(name, version)
+    out.print(f"{escape(reference)} is deleted")

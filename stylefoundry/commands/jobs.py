@@ -27,7 +27,7 @@ from stylefoundry.terminal import (
     status_text,
     value_of,
 )
-from stylefoundry.types import Job
+from stylefoundry.types import Job, JobEstimate, Waiting
 from stylefoundry.watch import CURVE_CELLS, sparkline, watch
 
 app = typer.Typer(help="Train models.", no_args_is_help=True)
@@ -54,12 +54,17 @@ def submit(
     publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it again.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of the worker.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of the worker.")] = None,
-    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    workers: Annotated[int | None, typer.Option(help="That share out every step's pictures.")] = None,
+    min_workers: Annotated[int | None, typer.Option(help="It may start with so few.")] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of each worker.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of each worker.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", help="Of priority: spare, standard, urgent.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Within the class higher goes first.")] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339; by then it ends or expires.")] = None,
     max_retries: Annotated[int | None, typer.Option(help="Attempts after an error of its own.")] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest running time.")] = None,
     keep_checkpoints: Annotated[int | None, typer.Option(help="The newest that stay.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Told, signed, how the job ended.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end; exit 1 unless it succeeds.")] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -67,7 +72,12 @@ def submit(
     """Queue a training or adaptation job."""
     roles = {"content": content, "style": style} | pairs_of(dataset or [], "--dataset")
     given = {key: value_of(value) for key, value in pairs_of(settings or [], "--set").items()}
-    resources = {"cpus_per_worker": cpus, "gpus_per_worker": gpus}
+    resources = {
+        "workers": workers,
+        "min_workers": min_workers,
+        "cpus_per_worker": cpus,
+        "gpus_per_worker": gpus,
+    }
     with client_of(data_dir) as client:
         job = client.submit(
             method,
@@ -82,9 +92,12 @@ def submit(
             tags=pairs_of(tag or [], "--tag"),
             resources={key: value for key, value in resources.items() if value is not None} or None,
             priority=priority,
+            deadline=deadline,
+            **{"class": class_},
             max_retries=max_retries,
             timeout_s=timeout,
             keep_checkpoints=keep_checkpoints,
+            webhook=webhook,
         )
         if as_json and not wait:
             print_json(job)
@@ -92,6 +105,16 @@ def submit(
         out.print(f"{job.id} {status_text(job.status)}", soft_wrap=True)
         if wait:
             ended(watch(client, job.id, out))
+
+
+def waiting_text(waiting: Waiting) -> str:
+    """Why, where, and when, as far as it can be told."""
+    parts = [waiting.reason]
+    if waiting.position is not None:
+        parts.append(f"position {waiting.position}")
+    if waiting.estimated_start is not None:
+        parts.append(f"expected to start at {waiting.estimated_start:%Y-%m-%d %H:%M} UTC")
+    return ", ".join(parts)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -168,11 +191,15 @@ def show(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> No
             ("status", status_text(job.status)),
             (
                 "waits for",
-                "" if job.waiting is None else f"{job.waiting.reason}, position {job.waiting.position or '?'}",
+                "" if job.waiting is None else waiting_text(job.waiting),
             ),
             ("step", f"{progress.step} of {progress.total_steps}"),
             ("speed", f"{progress.images_per_second:.1f} images/s" if progress.images_per_second else ""),
             ("left", span_text(progress.eta_s)),
+            ("estimated", "" if job.estimate is None else estimate_text(job.estimate)),
+            ("at work", span_text(job.running_s) if job.running_s else ""),
+            ("depends on", ", ".join(job.depends_on)),
+            ("belongs to", job.fanout or job.sweep or ""),
             ("error", "" if job.error is None else escape(f"{job.error.type}: {job.error.message}")),
             ("model", escape(job.model or "")),
             ("base model", escape(job.base_model or "")),
@@ -189,6 +216,10 @@ def show(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> No
         told = f": {attempt.error.message}" if attempt.error is not None else ""
         resumed = f", from step {attempt.resumed_from}" if attempt.resumed_from else ""
         out.print(f"attempt {attempt.attempt}: {attempt.outcome or 'at work'}{resumed}{escape(told)}", soft_wrap=True)
+
+
+def estimate_text(estimate: JobEstimate) -> str:
+    return f"{span_text(estimate.seconds)} ({span_text(estimate.low)} to {span_text(estimate.high)}), {estimate.basis}"
 
 
 @app.command("watch")
@@ -225,6 +256,14 @@ def resume(job_id: JobId, data_dir: DataDir = None) -> None:
     """Let a paused job go on."""
     with client_of(data_dir) as client:
         _steered(client.resume(job_id))
+
+
+@app.command("delete")
+def delete(job_id: JobId, data_dir: DataDir = None) -> None:
+    """Delete a job that has ended, with its history and checkpoints; its model first."""
+    with client_of(data_dir) as client:
+        client.delete_job(job_id)
+    out.print(f"{escape(job_id)} is deleted")
 
 
 @app.command("retry")

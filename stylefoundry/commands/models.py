@@ -14,6 +14,7 @@ from stylefoundry.terminal import (
     AsJson,
     DataDir,
     client_of,
+    numbered,
     out,
     print_facts,
     print_json,
@@ -85,6 +86,27 @@ def fetch(
 
 
 app.command("stylize")(stylize)
+
+
+@app.command("delete")
+def delete(reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")], data_dir: DataDir = None) -> None:
+    """Delete one version; its number is not given out again."""
+    name, version = numbered(reference)
+    with client_of(data_dir) as client:
+        client.delete_model(name, version)
+    out.print(f"{escape(reference)} is deleted")
+
+
+@app.command("unalias")
+def unalias(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    alias: Annotated[str, typer.Argument(help="Which of its aliases.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Let NAME@ALIAS mean nothing any more."""
+    with client_of(data_dir) as client:
+        client.delete_alias(name, alias)
+    out.print(f"{escape(name)}@{escape(alias)} means nothing any more")
 
 
 @app.command("alias")

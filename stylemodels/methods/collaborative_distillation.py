@@ -27,7 +27,8 @@ from stylemodels.cascade import Pair
 from stylemodels.encoders import SMALL_WIDTHS, Encoder, EncoderName
 from stylemodels.features import adain, gram
 from stylemodels.losses import content_loss
-from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task, load_exactly
+from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task, load_exactly
+from stylemodels.phases import Stretch
 from stylemodels.raster import Raster
 from stylemodels.settings import Common, setting
 from stylemodels.students import StageEncoder, convolution_of, own_widths
@@ -113,6 +114,11 @@ class Distill(Task):
     Config: ClassVar[type] = DistillConfig
     Controls = StylizeControls
     needs = Needs(datasets={"content": "images", "style": "images"})
+    stretches: ClassVar[tuple[Stretch, ...]] = (
+        Stretch("bd", ("bd_steps", "steps"), each="stages", unless_zero="collaborator_div"),
+        Stretch("se", ("se_steps", "steps"), each="stages"),
+        Stretch("sd", ("sd_steps", "steps"), each="stages"),
+    )
     model_parts = ("encoders", "decoders")
     styles = (1, 8)
     masks = True
@@ -154,17 +160,6 @@ class Distill(Task):
         network = self.encoders[str(stage)]
         assert isinstance(network, StageEncoder)
         return network
-
-    def phases(self) -> list[Phase]:
-        c = self.config
-        kinds = {"bd": c.bd_steps, "se": c.se_steps, "sd": c.sd_steps}
-        if c.collaborator_div == 0:
-            del kinds["bd"]
-        return [
-            Phase(f"{kind}{stage}", steps[place] if steps else c.steps)
-            for place, stage in enumerate(c.stages)
-            for kind, steps in kinds.items()
-        ]
 
     def streams(self) -> dict[str, Stream]:
         c = self.config
@@ -324,6 +319,7 @@ class Distill(Task):
 class TrainDecoder(Distill):
     """Trains SD alone: for the encoders of a base model, from its decoders on, or for the encoder itself."""
 
+    stretches = (Stretch("sd", ("sd_steps", "steps"), each="stages"),)
     Config: ClassVar[type] = DecoderConfig
     needs = Needs(
         datasets={"content": "images", "style": "images"},
@@ -342,10 +338,6 @@ class TrainDecoder(Distill):
                 raise ValueError(f"init: {self.config.init!r} is a base model's, and none was given")
             for stage in self.config.stages:
                 students.start_as(self.se(stage), own)
-
-    def phases(self) -> list[Phase]:
-        c = self.config
-        return [Phase(f"sd{stage}", c.sd_steps[n] if c.sd_steps else c.steps) for n, stage in enumerate(c.stages)]
 
 
 def whitening(controls: StylizeControls) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 from stylemodels.encoders import Encoder, EncoderName, stand_in
 from stylemodels.features import gram
 from stylemodels.losses import content_loss, gram_loss, tv_loss
-from stylemodels.method import Given, Method, Needs, Phase, Picture, Style, Task
+from stylemodels.method import Given, Method, Needs, Picture, Style, Task
 from stylemodels.settings import setting
 
 CONTENT_TAP = "conv4_2"
@@ -103,6 +103,7 @@ class Optimise(Task):
     Config = OptimiseConfig
     Controls = StylizeControls
     needs = Needs(datasets={})
+    stretches = ()
     model_parts = ()
     styles = (1, 8)
     multiple = 1
@@ -112,9 +113,6 @@ class Optimise(Task):
         super().__init__()
         self.config = config
         self.encoder = given.encoder
-
-    def phases(self) -> list[Phase]:
-        return []
 
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:
         """`content` (1, 3, H, W) towards the mixture of `styles`, from 32 px each.

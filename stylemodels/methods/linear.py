@@ -34,6 +34,7 @@ from stylemodels.features import at_least_float32, gram
 from stylemodels.losses import content_loss
 from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task, load_exactly
 from stylemodels.mixing import mixed
+from stylemodels.phases import Stretch
 from stylemodels.propagation import Guide, PropagationNetwork, guide_of
 from stylemodels.raster import Loaded, Raster
 from stylemodels.settings import Common, setting
@@ -242,6 +243,7 @@ class Train(Transfer):
     needs = Needs(
         datasets={"content": "images", "style": "images"}, base_model="linear/train", base_model_required=False
     )
+    stretches = (Stretch("decoder", ("decoder_steps", "steps"), given=True), Stretch("transform"))
     model_parts = ("decoder", "transform")
 
     def __init__(self, config: TrainConfig, given: Given) -> None:
@@ -249,18 +251,14 @@ class Train(Transfer):
         if not config.content_layers or not config.style_layers:
             empty = "style_layers" if config.content_layers else "content_layers"
             raise ValueError(f"{empty}: none was given; a weight of 0 switches a term off")
-        self.decoder_is_given = given.base is not None
+        self.is_based = given.base is not None
         if given.base is not None:
             load_exactly(self.decoder, given.base.part("decoder"), self.decoder.state_dict())
 
     def phases(self) -> list[Phase]:
-        c = self.config
-        decoder_steps = c.decoder_steps
-        if decoder_steps is None:
-            decoder_steps = 0 if self.decoder_is_given else c.steps
-        if decoder_steps == 0 and not self.decoder_is_given:
+        if self.config.decoder_steps == 0 and not self.is_based:
             raise ValueError("decoder_steps: 0 was given without a base model, so the decoder would stay random")
-        return [Phase("decoder", decoder_steps), Phase("transform", c.steps)]
+        return super().phases()
 
     def streams(self) -> dict[str, Stream]:
         return {"content": self._pairs()["content"]} if self.phase == "decoder" else self._pairs()
@@ -320,6 +318,7 @@ class TrainFilter(Transfer):
     Controls = PhotoControls
     needs = Needs(datasets={"content": "images"}, base_model="linear/train")
     model_parts = ("decoder", "transform", "spn")
+    batch_loss = "sum"
     given_parts = ("decoder", "transform")
 
     def __init__(self, config: FilterConfig, given: Given) -> None:
@@ -332,8 +331,8 @@ class TrainFilter(Transfer):
 
     def streams(self) -> dict[str, Stream]:
         c = self.config
-        size = {"size": c.content_size, "load_size": c.load_size}
-        return {"content": Stream("content", count=c.batch_size, augment="flip", **size)}
+        photos = Stream("content", count=c.batch_size, size=c.content_size, load_size=c.load_size)
+        return {"content": replace(photos, augment="flip")}
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"spn": Adam(self.spn.parameters(), lr=self.config.lr)}

@@ -36,7 +36,6 @@ from stylemodels.method import (
     Style,
     Task,
     load_exactly,
-    workers,
 )
 from stylemodels.perceptual import PerceptualLoss
 from stylemodels.settings import Common, setting
@@ -110,6 +109,7 @@ class Train(Task):
     styles = (0, 0)
     multiple = 4
     stylize_encodes = False
+    shared_out = "meta_batch"
 
     def __init__(self, config: TrainConfig, given: Given) -> None:
         super().__init__()
@@ -120,11 +120,10 @@ class Train(Task):
 
     def streams(self) -> dict[str, Stream]:
         c = self.config
-        if c.meta_batch % workers():
-            raise ValueError(f"meta_batch: {c.meta_batch} styles cannot be shared evenly by {workers()} workers")
-        # Styles are split over the workers, and each draws its own photos for them.
-        count = c.batch_size * (c.meta_batch if c.resample_per_style else workers())
-        photos = Stream("content", count=count, size=c.content_size, load_size=c.content_size)
+        # Workers share out the styles; all have the same photos, or each style brings its own to its worker.
+        photos = Stream("content", count=c.batch_size, size=c.content_size, load_size=c.content_size, whole=True)
+        if c.resample_per_style:
+            photos = replace(photos, count=c.batch_size * c.meta_batch, whole=False, together=c.batch_size)
         if c.val_fraction == 0:
             return {"content": photos, "query": photos, "style": style_stream(c, c.meta_batch)}
         split = replace(photos, validation_share=c.val_fraction)

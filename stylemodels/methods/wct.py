@@ -22,7 +22,8 @@ from stylemodels.blocks import MirroredDecoder
 from stylemodels.cascade import Pair, Stats
 from stylemodels.encoders import EncoderName
 from stylemodels.losses import content_loss
-from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task
+from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
+from stylemodels.phases import Stretch
 from stylemodels.raster import Raster
 from stylemodels.settings import Common, setting
 
@@ -70,6 +71,7 @@ class Train(Task):
     Config = TrainConfig
     Controls = StylizeControls
     needs = Needs(datasets={"content": "images"})
+    stretches = (Stretch("level", each="levels"),)
     model_parts = ("decoders",)
     styles = (1, 8)
     masks = True
@@ -85,9 +87,6 @@ class Train(Task):
         self.decoders = nn.ModuleDict(
             {f"level{n}": MirroredDecoder([widths[level] for level in range(n, 0, -1)]) for n in config.levels}
         )
-
-    def phases(self) -> list[Phase]:
-        return [Phase(f"level{level}", self.config.steps) for level in self.config.levels]
 
     def streams(self) -> dict[str, Stream]:
         c = self.config

@@ -42,7 +42,7 @@ def test_a_wrong_key_stays_outside_and_is_told(browser: Browser, service: str):
     page.goto(f"{service}/login")
     page.get_by_label("API key").fill("sf_wrong")
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert")).to_contain_text("unknown or was revoked")
+    expect(page.get_by_role("alert")).to_contain_text("unknown, was revoked or has expired")
     assert page.context.cookies() == []
     page.context.close()
 
@@ -223,7 +223,7 @@ def test_pause_and_resume_change_places(site: Site):
 
 def test_a_failed_job_says_why_and_retry_leads_to_the_new_one(site: Site):
     config = {"steps": 100, "encoder": "random"}
-    job_id = site.submit("meta", config=config)
+    job_id = site.submit("meta", config=config, datasets={})
     ticket = site.begin()
     with site.db.write() as tx:
         queue.fail(tx, ticket, ErrorType.DIVERGED, "style_loss was not finite at step 3")

@@ -40,9 +40,12 @@ CONFIG = {
 class Stack:
     """`stylefoundry up` in a folder, driven by its own command as a user would."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, *, cpus: int | None = 2) -> None:
+        """cpus: that jobs may take; None: what Ray has."""
         self.folder = folder
-        self.environment = {"STYLEFOUNDRY_WARM_ENCODER": "random", "STYLEFOUNDRY_CPUS": "2"} | dict(environment or {})
+        self.environment = {"STYLEFOUNDRY_WARM_ENCODER": "random"} | dict(environment or {})
+        if cpus is not None:
+            self.environment["STYLEFOUNDRY_CPUS"] = str(cpus)
 
     def up(self) -> None:
         stack.find_or_create(self.folder, free_port())  # two first starts at once may not choose the same port
@@ -153,9 +156,9 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Stack]:
+def running(folder: Path, environment: Mapping[str, str], *, cpus: int | None = 2) -> Iterator[Stack]:
     """A stack with pictures pushed, for as long as the block lasts."""
-    started = Stack(folder, environment)
+    started = Stack(folder, environment, cpus=cpus)
     started.up()
     try:
         started.push_pictures()

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.nodes import members_beside_rank_0, places
 from tests.faults.stack import CONFIG, STEPS, Stack
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -80,3 +82,25 @@ def test_a_killed_worker_resumes_from_a_checkpoint(stack: Stack, untouched: str,
     assert 25 <= attempts[1].resumed_from < STEPS
     stack.assert_every_step_once(job)
     assert stack.model_bytes_digest(job) == untouched
+
+
+def test_a_killed_worker_of_a_gang_ends_its_attempt_and_the_next_one_goes_on(stack: Stack):
+    options = {"config": {"meta_batch": 2, "steps": 100}, "resources": {"workers": 2, "cpus_per_worker": 1}}
+    undisturbed = stack.wait_for_end(stack.submit("gang", **options).id)
+    submitted = stack.submit("gang-without-member", **options)
+    stack.wait_for_step(submitted.id, MIDDLE)
+    (member,) = members_beside_rank_0(stack)
+    os.kill(stack.pid_of("dispatcher"), signal.SIGKILL)  # the next one knows the gang by its names alone
+    os.kill(member, signal.SIGKILL)
+
+    job = stack.wait_for_end(submitted.id)
+
+    assert job.status == "succeeded"
+    with stack.client() as client:
+        attempts = client.attempts(job.id)
+    assert [(a.outcome, a.workers) for a in attempts] == [("lost", 2), ("succeeded", 2)]
+    assert attempts[1].resumed_from in (25, 50, 75)
+    stack.assert_every_step_once(job)
+    assert stack.model_bytes_digest(job) == stack.model_bytes_digest(undisturbed)
+    wait_until(lambda: not members_beside_rank_0(stack), 30, "no worker of the gang is left")
+    wait_until(lambda: places(stack) == [], 60, "no room is kept for a gang that is over")

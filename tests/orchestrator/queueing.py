@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from orchestrator.states import Status
-from orchestrator.store import claims, events, queue
+from orchestrator.store import claims, events, lanes, queue
 from orchestrator.store.database import Database, db_now
 from orchestrator.store.events import NewEvent
 from orchestrator.store.queue import Ticket
@@ -21,22 +21,38 @@ def give_room(db: Database, *, cpus: int = 4, gpus: int = 0) -> None:
         claims.set_room(tx, cpus=cpus, gpus=gpus)
 
 
-def queue_job(db: Database, job_id: str, **changes: Any) -> str:
-    """A queued job with one core, as `POST /v1/jobs` makes it."""
+def add_tenant(db: Database, tenant: str, **changes: Any) -> str:
+    """A tenant, unless it is there."""
     with db.write() as tx:
-        if tx.get(Tenant, TENANT) is None:
-            tx.add(Tenant(id=TENANT, name=TENANT, created_at=0.0))
-            tx.flush()
+        if tx.get(Tenant, tenant) is None:
+            tx.add(Tenant(id=tenant, name=tenant, created_at=0.0, **changes))
+    return tenant
+
+
+def queue_job(db: Database, job_id: str, *, tenant: str = TENANT, **changes: Any) -> str:
+    """A queued job with one core, as `POST /v1/jobs` makes it."""
+    add_tenant(db, tenant)
+    with db.write() as tx:
         values: dict[str, Any] = {
             "kind": "train", "method": "metastyle", "task": "train", "name": job_id, "config": {}, "datasets": {},
             "cpus": 1, "gpus": 0, "workers": 1, "min_workers": 1, "seed": 0, "publish_as": job_id, "tags": {},
             "priority": 0, "max_retries": 2, "keep_checkpoints": 3, "status": Status.QUEUED, "attempt": 0, "charged": 0,
             "events": 1, "not_before": 0.0, "step": 0, "total_steps": 10, "running_s": 0.0, "created_at": db_now(),
         }  # fmt: skip
-        tx.add(Job(id=job_id, tenant_id=TENANT, **(values | changes)))
+        values = {"lane": lane(tenant, values | changes)} | values | changes
+        tx.add(Job(id=job_id, tenant_id=tenant, **values))
         tx.flush()
         events.append(tx, job_id, 0, 1, [NewEvent("status", {"status": "queued", "phase": "pending", "reason": "new"})])
     return job_id
+
+
+def lane(tenant: str, job: dict[str, Any]) -> str:
+    """The lane of a job with these columns."""
+    shape = (job["cpus"], job["gpus"], job["workers"], job["min_workers"])
+    short = lanes.is_short(job["kind"], job["task"], job["gpus"], job["workers"])
+    return lanes.key_of(
+        tenant, job.get("class_", "standard"), job["priority"], shape, short=short, has_deadline="deadline" in job
+    )
 
 
 def claim(db: Database, owner: str = "dispatcher-a") -> Ticket | None:

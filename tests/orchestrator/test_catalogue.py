@@ -36,7 +36,7 @@ def test_every_task_takes_its_own_defaults(catalogue: Catalogue):
             config = task.complete({})
             assert task.complete(config) == config
             assert task.complete(json.loads(json.dumps(config))) == config
-            assert task.total_steps(config) == sum(phase["steps"] for phase in task.phases)
+            assert task.total_steps(config) == sum(phase["steps"] for phase in method["tasks"][name]["phases"])
             task.complete_controls({})
 
 
@@ -44,6 +44,17 @@ def test_steps_are_known_at_submit(catalogue: Catalogue):
     task = catalogue.task("metastyle", "train")
     assert task is not None
     assert task.total_steps(task.complete({"steps": 17})) == 17
+
+
+def test_steps_of_several_phases_are_known_too(catalogue: Catalogue):
+    distill = catalogue.task("collaborative-distillation", "distill")
+    assert distill is not None
+    config = distill.complete({"steps": 10, "stages": [4, 1], "bd_steps": [3, 5]})
+    assert distill.total_steps(config) == 3 + 5 + 4 * 10
+    linear = catalogue.task("linear", "train")
+    assert linear is not None
+    config = linear.complete({"steps": 10})
+    assert (linear.total_steps(config), linear.total_steps(config, based=True)) == (20, 10)
 
 
 def test_what_is_not_there_is_none(catalogue: Catalogue):

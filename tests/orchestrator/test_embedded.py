@@ -18,6 +18,8 @@ import pytest
 from orchestrator.embedded import stack, sweep
 from orchestrator.embedded.parts import NAMES
 from orchestrator.embedded.ports import free_port
+from stylefoundry import Client
+from stylefoundry.errors import ApiError
 from tests.servers import PostgresServer, S3Server, ValkeyServer
 from tests.stacks import EmbeddedStack
 from tests.waiting import wait_until
@@ -69,6 +71,40 @@ def test_status_tells_scripts_what_the_contract_says(second: EmbeddedStack):
     assert b"start\0--head" in Path(f"/proc/{status['parts']['ray']['pid']}/cmdline").read_bytes()
     assert status["url"] in second.printed
     assert status["api_key"] in second.printed
+
+
+def test_no_secret_stands_in_a_log_a_command_line_an_event_or_the_api_document(second: EmbeddedStack):
+    kept = second.kept
+    with Client(kept.url, kept.api_key) as client:
+        key = client.create_key("short-lived")
+        rotated = client.admin.rotate_key(key.id)
+        signing = client.admin.webhook_secret()
+        looked_at = ("/openapi.json", "/v1/keys", "/v1/audit", "/metrics")
+        told = [client.http.request("GET", path).text for path in looked_at]
+        with pytest.raises(ApiError):
+            client.http.request("POST", "/v1/session", json={"key": rotated.key})  # of no page of ours
+        with pytest.raises(ApiError):
+            client.submit("metastyle", "train", datasets={}, webhook="http://127.0.0.1/")
+        jobs = client.http.get("/v1/jobs")["data"]
+        told += [client.http.request("GET", f"/v1/jobs/{job['id']}/events").text for job in jobs]
+    secrets = {
+        "the administrator's key": kept.api_key,
+        "a key": str(key.key),
+        "a rotated key": str(rotated.key),
+        "the webhooks' secret": signing,
+        "Redis's password": kept.redis_password,
+        "the object store's secret key": kept.s3_secret_key,
+        "Ray's token": kept.ray_token,
+    }
+    ray_logs = second._stack.ray_folder.rglob("*.log")
+    logs = [*second._stack.logs.iterdir(), *ray_logs]
+    lines = [_command_line(pid).decode(errors="replace") for pid in second.processes()]
+    assert len(logs) > len(NAMES)
+    assert len(lines) > len(NAMES)
+    places = {str(path): path.read_bytes().decode(errors="replace") for path in logs if path.is_file()}
+    places |= {f"command line {n}": line for n, line in enumerate(lines)}
+    places |= {f"answer {n}": text for n, text in enumerate(told)}
+    assert [(what, where) for where, text in places.items() for what, secret in secrets.items() if secret in text] == []
 
 
 def test_a_second_up_prints_the_same_and_starts_nothing(second: EmbeddedStack):

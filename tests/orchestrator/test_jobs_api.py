@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from orchestrator.states import ErrorType, Move
 from orchestrator.store import claims, queue
 from orchestrator.store.queue import Batch, Ticket
@@ -26,7 +28,7 @@ def test_a_submitted_job_comes_back_pinned_and_complete(api: Api):
     assert job["config"]["style_weight"] == schema["style_weight"]["x-small"], "the encoder is not plain VGG"
     assert (job["status"], job["phase"], job["attempt"]) == ("queued", "pending", 0)
     assert job["progress"] == {"step": 0, "total_steps": 20, "images_per_second": None, "eta_s": None}
-    assert job["resources"] == {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
+    assert job["resources"] == {"workers": 1, "min_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
     assert (job["priority"], job["max_retries"], job["timeout_s"], job["keep_checkpoints"]) == (0, 2, None, 3)
     assert (job["depends_on"], job["webhook"], job["parent"], job["error"], job["model"]) == (
         [],
@@ -91,9 +93,9 @@ UNUSABLE: list[tuple[dict[str, Any], str]] = [
     ({"tags": {"a b": "c"}}, "/tags/a b/[key]"),
     ({"tags": {"a": "\0"}}, "/tags/a"),
     ({"style_image": "a/../b.jpg"}, "/style_image"),
-    ({"depends_on": ["job_1"]}, "/depends_on"),
+    ({"depends_on": ["job_1"]}, "/depends_on/0"),
     ({"webhook": "https://example.org"}, "/webhook"),
-    ({"resources": {"workers": 2}}, "/resources/workers"),
+    ({"resources": {"workers": 5}}, "/resources/workers"),
     ({"resources": {"gpus": 2}}, "/resources/gpus"),
 ]
 
@@ -102,12 +104,6 @@ def test_a_field_that_cannot_be_used_is_named(api: Api):
     told = [pointers(api.post("/v1/jobs", small_job(**changes))) for changes, _ in UNUSABLE]
     assert told == [[pointer] for _, pointer in UNUSABLE]
     assert api.get("/v1/jobs").json()["data"] == []
-
-
-def test_what_comes_later_says_so(api: Api):
-    for changes in ({"depends_on": ["job_1"]}, {"webhook": "x"}, {"resources": {"workers": 2}}):
-        assert "not available yet" in problem(api.post("/v1/jobs", small_job(**changes)), 422)["detail"]
-    api.job(depends_on=[], webhook=None, resources={"workers": 1})
 
 
 def test_a_dataset_that_is_not_ready_is_refused_with_its_state(api: Api):
@@ -177,7 +173,7 @@ def test_an_adaptation_without_what_it_needs_is_refused(api: Api):
 def test_a_job_gets_a_gpu_where_the_cluster_has_one(api: Api):
     assert api.job()["resources"]["gpus_per_worker"] == 0
     api.room(cpus=4, gpus=1)
-    assert api.job()["resources"] == {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 1}
+    assert api.job()["resources"] == {"workers": 1, "min_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 1}
     assert api.job(resources={"cpus_per_worker": 2})["resources"]["gpus_per_worker"] == 0
     assert api.job(resources={"gpus_per_worker": 0})["resources"]["gpus_per_worker"] == 0
 
@@ -197,7 +193,7 @@ def test_more_than_the_whole_cluster_is_refused(api: Api):
 def test_a_waiting_job_says_why_and_where_it_stands(api: Api):
     first, second = api.job(), api.job()
     urgent = api.job(priority=1)
-    assert first["waiting"] == {"reason": "cluster", "position": 1}
+    assert first["waiting"] == {"reason": "cluster", "position": 1, "estimated_start": None}
     api.room(cpus=4)
     assert [waiting(api, job) for job in (urgent, first, second)] == [("queue", 1), ("queue", 2), ("queue", 3)]
     api.post(f"/v1/jobs/{first['id']}/pause")
@@ -436,3 +432,27 @@ def wish(api: Api, job_id: str, verb: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     job: dict[str, Any] = answer.json()
     return job
+
+
+def test_a_job_of_several_workers_may_start_with_fewer(api: Api):
+    resources = {"workers": 2, "min_workers": 1, "cpus_per_worker": 2}
+    job = api.job(config=small_job()["config"] | {"meta_batch": 2}, resources=resources)
+    assert job["resources"] == resources | {"gpus_per_worker": 0}
+    strict = api.job(config=small_job()["config"] | {"meta_batch": 2}, resources={"workers": 2})
+    assert strict["resources"]["min_workers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "pointer", "detail"),
+    [
+        ({"workers": 3}, "/resources/workers", "3 were given, but config.meta_batch is 2"),
+        ({"workers": 1, "min_workers": 2}, "/resources/min_workers", "2 were given, but resources.workers is 1"),
+    ],
+)
+def test_workers_that_would_have_nothing_to_do_are_refused(
+    api: Api, resources: dict[str, int], pointer: str, detail: str
+):
+    body = small_job(config=small_job()["config"] | {"meta_batch": 2}, resources=resources)
+    answer = api.post("/v1/jobs", body)
+    assert pointers(answer) == [pointer]
+    assert detail in problem(answer, 422)["detail"]

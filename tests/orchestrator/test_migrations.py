@@ -13,7 +13,6 @@ from sqlalchemy import text
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import Base
-from tests.servers import PostgresServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -57,11 +56,12 @@ def test_a_database_without_tables_is_not_current(empty_url: str):
     db.dispose()
 
 
-def test_indexes_serve_the_queue_on_postgresql(postgresql_url: str, postgres_server: PostgresServer):
-    """SQLAlchemy cannot compare an index over an expression: `priority DESC` is looked at by name."""
+def test_the_keys_of_lanes_are_compared_byte_by_byte_on_postgresql(postgresql_url: str):
+    """SQLAlchemy does not compare collations; the queue is walked from lane to lane in this order."""
     db = Database(postgresql_url)
     with db.read() as tx:
-        definition = tx.scalar(text("SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_jobs_queue'"))
+        of_column = text(
+            "SELECT collation_name FROM information_schema.columns WHERE table_name = 'jobs' AND column_name = 'lane'"
+        )
+        assert tx.scalar(of_column) == "C"
     db.dispose()
-    assert definition is not None
-    assert "(status, kind, priority DESC, id)" in definition

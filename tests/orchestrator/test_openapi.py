@@ -42,12 +42,21 @@ def test_the_contract_is_all_there(document: dict[str, Any]):
         "POST /v1/jobs", "GET /v1/jobs", "GET /v1/jobs/{id}",
         "POST /v1/jobs/{id}/cancel", "POST /v1/jobs/{id}/pause", "POST /v1/jobs/{id}/resume",
         "POST /v1/jobs/{id}/retry",
+        "POST /v1/jobs:batch", "POST /v1/jobs:estimate",
+        "POST /v1/fanouts", "GET /v1/fanouts", "GET /v1/fanouts/{id}", "POST /v1/fanouts/{id}/cancel",
+        "POST /v1/sweeps", "GET /v1/sweeps", "GET /v1/sweeps/{id}", "POST /v1/sweeps/{id}/cancel",
         "GET /v1/jobs/{id}/events", "GET /v1/jobs/{id}/metrics", "GET /v1/jobs/{id}/logs",
         "GET /v1/jobs/{id}/checkpoints", "GET /v1/jobs/{id}/samples", "GET /v1/jobs/{id}/attempts",
         "GET /v1/models", "GET /v1/models/{name}", "GET /v1/models/{name}/versions",
         "GET /v1/models/{name}/versions/{version}", "GET /v1/models/{name}/versions/{version}/files/{path}",
         "PUT /v1/models/{name}/aliases/{alias}", "POST /v1/models/{name}/versions/{version}/stylize",
-        "POST /v1/keys", "GET /v1/keys", "POST /v1/keys/{id}/revoke", "POST /v1/tenants", "GET /v1/tenants",
+        "DELETE /v1/jobs/{id}", "DELETE /v1/datasets/{name}/versions/{version}",
+        "DELETE /v1/models/{name}/versions/{version}", "DELETE /v1/models/{name}/aliases/{alias}",
+        "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/current", "POST /v1/keys/{id}/rotate",
+        "POST /v1/keys/{id}/revoke",
+        "POST /v1/tenants", "GET /v1/tenants", "GET /v1/tenants/{name}", "PATCH /v1/tenants/{name}",
+        "GET /v1/quota", "GET /v1/usage", "GET /v1/audit",
+        "POST /v1/webhooks/secret", "GET /v1/webhooks/deliveries", "POST /v1/webhooks/deliveries/{id}/redeliver",
         "POST /v1/session", "POST /v1/session/end",
         "GET /livez", "GET /readyz", "GET /metrics",
     }  # fmt: skip
@@ -71,7 +80,8 @@ def test_every_post_that_makes_something_takes_an_idempotency_key(document: dict
     }
     assert takes == {
         "POST /v1/jobs", "POST /v1/jobs/{id}/retry", "POST /v1/datasets/{name}/versions", "POST /v1/keys",
-        "POST /v1/tenants",
+        "POST /v1/tenants", "POST /v1/fanouts", "POST /v1/sweeps", "POST /v1/keys/{id}/rotate",
+        "POST /v1/webhooks/secret",
     }  # fmt: skip
 
 

@@ -43,8 +43,8 @@ def test_what_is_not_there_and_what_cannot_be_done_are_problems(api: Api):
     problem(answer, 405)
     assert "POST" in answer.headers["allow"] or "GET" in answer.headers["allow"]
     problem(api.request("PUT", "/v1/models/x"), 405)
-    problem(api.post("/v1/jobs:estimate", small_job()), 404)
-    problem(api.request("DELETE", "/v1/jobs/job_1"), 405)
+    problem(api.post("/v1/jobs:nothing", small_job()), 404)
+    problem(api.request("DELETE", "/v1/methods/metastyle"), 405)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_prometheus_reads_what_goes_on(api: Api):
     for line in (
         'stylefoundry_jobs{status="queued"} 1.0',
         'stylefoundry_jobs{status="cancelled"} 1.0',
-        "stylefoundry_queue_length 1.0",
+        'stylefoundry_queue_length{class="standard"} 1.0',
         'stylefoundry_room{resource="cpus"} 4.0',
         'stylefoundry_room_taken{resource="cpus"} 0.0',
         'stylefoundry_requests_total{method="POST",route="/v1/jobs",status="201"} 2.0',

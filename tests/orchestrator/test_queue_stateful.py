@@ -1,7 +1,8 @@
 """The life of jobs under any order of claims, starts, batches, losses, wishes and late workers.
 
 A model beside the real queue says what must hold after every step: moves only along `states.MOVES`, gapless events, one
-end, room that adds up, and nothing written by an attempt that is not the newest of an active job.
+end, room and quotas that add up and are never exceeded, and nothing written by an attempt that is not the newest of an
+active job. Jobs are of several tenants, classes and sizes; higher ones have lower ones preempted, deadlines pass.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from orchestrator.states import ACTIVE, MOVES, TERMINAL, ErrorType, Move, Status
-from orchestrator.store import queue
+from orchestrator.store import claims, deadlines, queue
 from orchestrator.store.database import Database
 from orchestrator.store.queue import Batch, Ticket
-from orchestrator.store.tables import Base, Job, Ledger
-from tests.orchestrator.queueing import begin, claim, event_ids, give_room, metrics, queue_job, status_events
+from orchestrator.store.tables import Attempt, Base, Job, Ledger, Tenant
+from tests.orchestrator.queueing import (
+    add_tenant,
+    begin,
+    claim,
+    event_ids,
+    give_room,
+    metrics,
+    queue_job,
+    status_events,
+)
 
 CPUS = 3
+QUOTAS = {"tenant_1": 2, "tenant_2": None}  # max_cpus
+CLASSES = ("spare", "standard", "urgent")
 
 
 class Queue(RuleBasedStateMachine):
@@ -34,6 +46,8 @@ class Queue(RuleBasedStateMachine):
         self.db = Database(f"sqlite:///{Path(self.folder.name) / 'queue.db'}")
         Base.metadata.create_all(self.db.engine)
         give_room(self.db, cpus=CPUS)
+        for tenant, max_cpus in QUOTAS.items():
+            add_tenant(self.db, tenant, max_cpus=max_cpus)
         self.jobs: list[str] = []
         self.values: dict[tuple[str, int], float] = {}  # (job, step) -> what a worker that counted wrote last
 
@@ -49,11 +63,20 @@ class Queue(RuleBasedStateMachine):
         job = self.row(ticket.job_id)
         return job.attempt == ticket.attempt and job.status in ACTIVE
 
-    @rule(cpus=st.integers(0, CPUS), retries=st.integers(0, 2))
-    def submit(self, cpus: int, retries: int) -> None:
+    @rule(
+        cpus=st.integers(0, CPUS),
+        retries=st.integers(0, 2),
+        tenant=st.sampled_from(sorted(QUOTAS)),
+        class_=st.sampled_from(CLASSES),
+        workers=st.integers(1, 2),
+    )
+    def submit(self, cpus: int, retries: int, tenant: str, class_: str, workers: int) -> None:
         if len(self.jobs) < 6:
             name = f"job_{len(self.jobs)}"
-            self.jobs.append(queue_job(self.db, name, cpus=cpus, max_retries=retries))
+            queue_job(
+                self.db, name, tenant=tenant, cpus=cpus, max_retries=retries, class_=class_, workers=workers
+            )  # fmt: skip
+            self.jobs.append(name)
 
     @rule(target=tickets)
     def claim(self) -> Ticket:
@@ -62,9 +85,44 @@ class Queue(RuleBasedStateMachine):
                 job.not_before = 0.0
         ticket = claim(self.db)
         if ticket is None:
+            self.check_that_nothing_idles()
             return Ticket("job_none", 0)
         assert self.row(ticket.job_id).attempt == ticket.attempt
         return ticket
+
+    def check_that_nothing_idles(self) -> None:
+        """Whoever could start and does not is kept from it by somebody who goes first and does not fit."""
+        with self.db.read() as tx:
+            queued = tx.scalars(select(Job).where(Job.status == Status.QUEUED)).all()
+            free = CPUS - tx.scalars(select(Ledger.cpus_taken)).one()
+            held = {tenant.id: tenant.cpus_taken for tenant in tx.scalars(select(Tenant))}
+
+        def by_quota(job: Job) -> bool:
+            most = QUOTAS[job.tenant_id]
+            return most is None or job.cpus == 0 or held[job.tenant_id] + job.cpus <= most
+
+        able = [job for job in queued if by_quota(job)]
+        assert not any(job.cpus <= free for job in able) or any(job.cpus > free for job in able)
+
+    @rule()
+    def make_room(self) -> None:
+        with self.db.write() as tx:
+            for moved in claims.make_room(tx):
+                victim = tx.get_one(Job, moved.job_id)
+                assert (moved.status, victim.class_) == (Status.PREEMPTING, "spare")
+
+    @rule(n=st.integers(0, 5))
+    def miss_the_deadline(self, n: int) -> None:
+        if n >= len(self.jobs):
+            return
+        before = Status(self.row(self.jobs[n]).status)
+        with self.db.write() as tx:
+            tx.execute(update(Job).where(Job.id == self.jobs[n]).values(deadline=1.0))
+            late = deadlines.passed(tx)
+            assert (self.jobs[n] in late) == ((before, Move.LAPSE) in MOVES)
+            for name in late:
+                assert deadlines.lapse(tx, name) is not None
+            tx.execute(update(Job).where(Job.id == self.jobs[n]).values(deadline=None))
 
     @rule(ticket=tickets, resumed_from=st.integers(0, 3))
     def begin(self, ticket: Ticket, resumed_from: int) -> None:
@@ -128,11 +186,20 @@ class Queue(RuleBasedStateMachine):
             assert ids == list(range(1, self.row(job_id).events + 1))
 
     @invariant()
-    def room_adds_up(self) -> None:
+    def room_and_quotas_add_up(self) -> None:
+        at_work = select(Job, Attempt.workers).join(
+            Attempt, (Attempt.job_id == Job.id) & (Attempt.attempt == Job.attempt)
+        )
         with self.db.read() as tx:
             taken = tx.scalars(select(Ledger.cpus_taken)).one()
-            active = tx.scalars(select(Job).where(Job.status.in_(ACTIVE))).all()
-        assert taken == sum(job.cpus for job in active) <= CPUS
+            active = tx.execute(at_work.where(Job.status.in_(ACTIVE))).all()
+            tenants = tx.scalars(select(Tenant)).all()
+        assert taken == sum(job.cpus * workers for job, workers in active) <= CPUS
+        for tenant in tenants:
+            held = sum(job.cpus * workers for job, workers in active if job.tenant_id == tenant.id)
+            assert tenant.cpus_taken == held
+            assert tenant.max_cpus is None or held <= tenant.max_cpus
+        assert all(job.min_workers <= workers <= job.workers for job, workers in active)
 
     @invariant()
     def metrics_are_those_of_attempts_that_counted(self) -> None:

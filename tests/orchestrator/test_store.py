@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import update
+from sqlalchemy import inspect, update
 
 from orchestrator.ids import is_id, new_id
 from orchestrator.store import datasets, idempotency, jobs, keys
 from orchestrator.store.access import Access
 from orchestrator.store.database import Database, db_now
-from orchestrator.store.jobs import COUNTED_AHEAD, NewJob
+from orchestrator.store.jobs import NewJob
 from orchestrator.store.tables import IdempotencyKey, Job
+from orchestrator.store.waiting import MOST_TOLD
 
 DAY_S = 24 * 3600
 
@@ -55,9 +56,9 @@ def test_a_position_counts_who_is_more_urgent_or_older(db: Database):
 
 
 def test_far_back_in_a_long_queue_no_position_is_counted(db: Database):
-    ids = submit(db, COUNTED_AHEAD + 2)
-    assert position(db, ids[COUNTED_AHEAD]) == COUNTED_AHEAD + 1
-    assert position(db, ids[COUNTED_AHEAD + 1]) is None
+    ids = submit(db, MOST_TOLD + 1)
+    assert position(db, ids[-2]) == MOST_TOLD
+    assert position(db, ids[-1]) is None
 
 
 def test_a_submitted_job_is_the_row_that_was_written(db: Database):
@@ -72,8 +73,8 @@ def test_a_submitted_job_is_the_row_that_was_written(db: Database):
         )  # fmt: skip
     with db.read() as tx:
         written = tx.get_one(Job, returned.id)
-        for column in Job.__table__.columns:
-            assert getattr(returned, column.name) == getattr(written, column.name), column.name
+        for column in inspect(Job).column_attrs:
+            assert getattr(returned, column.key) == getattr(written, column.key), column.key
         assert written.step == 5
 
 

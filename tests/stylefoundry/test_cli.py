@@ -95,6 +95,46 @@ def test_a_job_is_steered(cli: Run, client: Client, service_settings: Settings, 
     assert "queued" in cli("jobs", "retry", job["id"], "--set", "steps=3").stdout
 
 
+def test_what_is_not_wanted_any_more_is_deleted(cli: Run, client: Client, service_settings: Settings, photos: Path):
+    with working(service_settings):
+        client.push_dataset("photos", photos)
+    job = client.submit("metastyle", "train", datasets={"content": "photos", "style": "photos"}, config=TRAIN).id
+    assert job in cli("datasets", "delete", "photos@1", status=1).stderr, "it says what still needs it"
+    cli("jobs", "cancel", job)
+    assert "deleted" in cli("jobs", "delete", job).stdout
+    assert "deleted" in cli("datasets", "delete", "photos@1").stdout
+    assert re.search(r"together\s+0", cli("usage").stdout)
+    assert re.search(rf"DELETE /v1/jobs/.id.\s+{job}\s+204", cli("audit", "--resource", job).stdout)
+
+
+def test_keys_are_given_rotated_and_taken_back(cli: Run, client: Client):
+    made = json.loads(cli("keys", "create", "viewer", "--scope", "read", "--expires", "30", "--json").stdout)
+    assert made["scopes"] == ["read"]
+    assert made["expires_at"] is not None
+    assert "needs the scope submit" in cli("jobs", "cancel", "job_1", key=made["key"], status=1).stderr
+    rotated = json.loads(cli("keys", "rotate", made["id"], "--overlap", "0", "--json").stdout)
+    cli("jobs", "list", key=made["key"], status=1)
+    cli("jobs", "list", key=rotated["key"])
+    assert re.search(r"viewer\s+default\s+\S+\s+read", cli("keys", "list").stdout)
+    cli("keys", "revoke", made["id"])
+    cli("jobs", "list", key=rotated["key"], status=1)
+
+
+def test_webhooks_have_a_secret_and_a_list(cli: Run, client: Client, service_settings: Settings, photos: Path):
+    assert cli("webhooks", "secret").stdout.startswith("whsec_")
+    with working(service_settings):
+        client.push_dataset("photos", photos)
+    job = client.submit(
+        "metastyle", "train", datasets={"content": "photos", "style": "photos"}, config=TRAIN,
+        webhook="https://hooks.example/",
+    )  # fmt: skip
+    assert job.webhook is not None
+    client.cancel(job.id)
+    assert re.search(rf"{job.id}\s+job.cancelled\s+pending", cli("webhooks", "list").stdout)
+    delivery = client.admin.deliveries(job=job.id)[0]
+    assert "pending" in cli("webhooks", "redeliver", delivery.id).stdout
+
+
 def test_methods_show_every_setting_with_its_default(cli: Run):
     assert "metastyle" in cli("methods").stdout
     table = cli("methods", "metastyle").stdout

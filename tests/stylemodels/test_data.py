@@ -142,10 +142,17 @@ def test_crops_and_flips_are_functions_of_seed_and_position(source):
     assert not torch.equal(first.read(7)["content"], other.read(7)["content"])
 
 
-def test_workers_share_a_batch_as_one_alone_would_have_it(source):
-    whole = reader(source, count=6).read(3)["content"]
-    parts = [reader(source, count=6, share=(rank, 3)).read(3)["content"] for rank in range(3)]
+@pytest.mark.parametrize("count", [6, 7])
+def test_workers_share_a_batch_as_one_alone_would_have_it(source, count):
+    """The same pictures in the same crops and flips, one after the other."""
+    whole = reader(source, count=count, augment="flip").read(3)["content"]
+    parts = [reader(source, count=count, share=(rank, 3), augment="flip").read(3)["content"] for rank in range(3)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_all_workers_have_a_whole_stream(source):
+    whole = reader(source, count=4).read(3)["content"]
+    assert torch.equal(reader(source, count=4, share=(1, 3), whole=True).read(3)["content"], whole)
 
 
 # --- the cut ---
@@ -263,7 +270,7 @@ def test_pictures_of_one_class_are_drawn_together_and_differ(classes):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"count": 5, "share": (0, 2)}, "5 pictures a step cannot be shared out to 2 workers"),
+        ({"count": 1, "share": (0, 2)}, "1 pictures a step cannot be shared out to 2 workers"),
         ({"count": 0}, "0 pictures a step"),
         ({"augment": "tpfr"}, "augment 'tpfr' is not one of none, flip"),
         ({"load_size": 15}, "load size 15 is smaller than the crop of 16"),

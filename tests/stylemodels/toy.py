@@ -120,7 +120,7 @@ def photos(count: int, size: int, seed: int = 0) -> Tensor:
 def paintings(count: int, size: int, seed: int = 0) -> Tensor:
     """Noisy stripes of two colours in [0, 1], each of another direction and width: (count, 3, size, size)."""
     random = torch.Generator().manual_seed(1000 + seed)
-    axis = torch.arange(size, dtype=torch.float32)
+    axis = torch.arange(size, dtype=torch.get_default_dtype())
     pictures = []
     for _ in range(count):
         angle, pitch = torch.rand(2, generator=random).tolist()

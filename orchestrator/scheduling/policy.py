@@ -1,0 +1,231 @@
+"""Who is next.
+
+A job goes before another one if, in this order, its class has the higher level, its tenant has had less of the cluster
+over its weight, its priority is higher, its deadline is earlier, it has waited longer. A job whose tenant has used up
+its quota is passed over. If the first job does not fit, room is kept for it (`reserve.py`), and it may have others
+preempted if its class does that. One in `overdue_every` claims is for the job that has waited longest, if that is
+longer than `overdue_s`: nobody starves, whatever comes in.
+
+Short jobs take an idle warm worker beside all this, and wait for no room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from orchestrator.scheduling.reserve import Reservation, passes, reserve, room_for, spare_room
+from orchestrator.scheduling.scene import Lane, Running, Scene, Waits, granted
+
+LOOK_AHEAD = 16  # how many jobs of one lane are asked whether they are short enough to pass
+
+Rank = tuple[bool, int, float, int, float, float, str]
+
+
+class Grant(NamedTuple):
+    """A job that may start now."""
+
+    job: Waits
+    lane: Lane
+    workers: int
+    warm: bool  # on a warm worker: it takes no room
+    overdue: bool  # it was its turn by age
+
+
+class Decision(NamedTuple):
+    """At most one of `grant` and `victims` is there; a job is kept room for in any case."""
+
+    grant: Grant | None
+    held: Reservation | None
+    victims: tuple[str, ...] = ()  # jobs to preempt for it
+
+
+class Candidate(NamedTuple):
+    rank: Rank
+    lane: Lane
+    job: Waits
+
+
+def decide(scene: Scene) -> Decision:
+    """The next step; to be asked again, about what is then, until there is none."""
+    if not _can_change(scene):
+        return Decision(None, None)
+    overdue = _overdue_lane(scene)
+    fitting, first_blocked = _heads(scene, overdue)
+    best = min(fitting, default=None)
+    if first_blocked is None or (best is not None and best.rank < first_blocked.rank):
+        return Decision(None if best is None else _grant(scene, best, None, overdue), None)
+    return _behind(scene, fitting, first_blocked, overdue)
+
+
+def rank(scene: Scene, lane: Lane, job: Waits, *, share: float, overdue: bool = False) -> Rank:
+    """The smaller the earlier; `share` is its tenant's."""
+    return (not overdue, -lane.level, share, -lane.priority, job.deadline, job.since, job.id)
+
+
+def _can_change(scene: Scene) -> bool:
+    """A look that costs little: some lane fits, or could make itself room."""
+    cpus, gpus = scene.free
+    return any(
+        lane.jobs
+        and (
+            (lane.cpus * lane.min_workers <= cpus and lane.gpus * lane.min_workers <= gpus)
+            or lane.preempts
+            or (lane.short and scene.warm)
+        )
+        for lane in scene.lanes
+    )
+
+
+def needs_running(scene: Scene) -> bool:
+    """Whether a decision depends on what runs: somebody ready does not fit."""
+    return any(
+        _first_ready(scene, lane) is not None and not (lane.short and scene.warm) and not granted(lane, scene.free)
+        for lane in scene.lanes
+    )
+
+
+def _ready(scene: Scene, lane: Lane) -> Iterator[Waits]:
+    return (job for job in islice(lane.jobs, LOOK_AHEAD) if job.ready_at <= scene.now)
+
+
+def _first_ready(scene: Scene, lane: Lane) -> Waits | None:
+    jobs = lane.jobs
+    if not jobs or jobs[0].ready_at <= scene.now:
+        return jobs[0] if jobs else None
+    return next(_ready(scene, lane), None)
+
+
+def _may_ever(scene: Scene, lane: Lane) -> bool:
+    """The tenant's quota has room for its fewest workers, and the whole cluster too."""
+    cpus, gpus = lane.cpus * lane.min_workers, lane.gpus * lane.min_workers
+    return scene.tenants[lane.tenant].may_hold(cpus, gpus) and (
+        scene.total.fits(cpus, gpus) or bool(lane.short and scene.warm)
+    )
+
+
+def _heads(scene: Scene, overdue: Lane | None) -> tuple[list[Candidate], Candidate | None]:
+    """The first job of every lane that fits now, and the first of all that do not."""
+    shares: dict[str, float] = {}
+    fitting: list[Candidate] = []
+    blocked: Candidate | None = None
+    free_cpus, free_gpus = scene.free
+    for lane in scene.lanes:
+        fits = (lane.cpus * lane.min_workers <= free_cpus and lane.gpus * lane.min_workers <= free_gpus) or (
+            lane.short and scene.warm > 0
+        )
+        if not fits and blocked is not None and lane.level < -blocked.rank[1] and lane is not overdue:
+            continue  # certainly behind it
+        job = _first_ready(scene, lane)
+        if job is None or not _may_ever(scene, lane):
+            continue
+        if (share := shares.get(lane.tenant)) is None:
+            share = shares[lane.tenant] = scene.tenants[lane.tenant].share(scene.total, scene.now)
+        candidate = Candidate(rank(scene, lane, job, share=share, overdue=lane is overdue), lane, job)
+        if fits:
+            fitting.append(candidate)
+        elif blocked is None or candidate.rank < blocked.rank:
+            blocked = candidate
+    return fitting, blocked
+
+
+def _overdue_lane(scene: Scene) -> Lane | None:
+    """The lane of the job that has waited longest, if it is that job's turn."""
+    if scene.since_overdue < scene.rules.overdue_every - 1:
+        return None
+    before = scene.now - scene.rules.overdue_s
+    heads = [
+        (job.since, lane.key, lane)
+        for lane in scene.lanes
+        if (job := _first_ready(scene, lane)) is not None and job.since <= before and _may_ever(scene, lane)
+    ]
+    return min(heads, key=lambda head: head[:2])[2] if heads else None
+
+
+def _behind(scene: Scene, fitting: list[Candidate], blocked: Candidate, overdue: Lane | None) -> Decision:
+    """The first job does not fit: others make room for it, or pass it as far as they may."""
+    held = reserve(scene, blocked.lane, blocked.job)
+    if blocked.lane.preempts and (victims := choose_victims(scene, blocked.lane, held)):
+        return Decision(None, held, victims)
+    for candidate in sorted(fitting):
+        if candidate.rank < blocked.rank:
+            return Decision(_grant(scene, candidate, None, overdue), held)
+        job = _who_passes(scene, candidate, held)
+        if job is not None and (grant := _grant(scene, candidate._replace(job=job), held, overdue)) is not None:
+            return Decision(grant, held)
+    return Decision(None, held)
+
+
+def _who_passes(scene: Scene, candidate: Candidate, held: Reservation) -> Waits | None:
+    """The first of a lane's jobs that may start though `held` waits."""
+    lane = candidate.lane
+    if (lane.short and scene.warm) or granted(lane, scene.tenants[lane.tenant].left(spare_room(scene, held))):
+        return candidate.job
+    return next((job for job in _ready(scene, lane) if passes(scene, job, held)), None)
+
+
+def _grant(scene: Scene, candidate: Candidate, held: Reservation | None, overdue: Lane | None) -> Grant | None:
+    _, lane, job = candidate
+    if lane.short and scene.warm:
+        return Grant(job, lane, 1, warm=True, overdue=lane is overdue)
+    room = scene.tenants[lane.tenant].left(room_for(scene, job, held))
+    workers = granted(lane, room)
+    return Grant(job, lane, workers, warm=False, overdue=lane is overdue) if workers else None
+
+
+def choose_victims(scene: Scene, lane: Lane, held: Reservation) -> tuple[str, ...]:
+    """The fewest jobs whose end makes room for `lane`'s fewest workers, the youngest of them.
+
+    None of them where room comes soon, or has been asked for already, or where all together would not do.
+    """
+    if held.at - scene.now <= scene.rules.preempt_after_s:
+        return ()
+    coming = [run for run in scene.running if run.stopping]
+    cpus = lane.cpus * lane.min_workers - scene.free.cpus - sum(run.cpus for run in coming)
+    gpus = lane.gpus * lane.min_workers - scene.free.gpus - sum(run.gpus for run in coming)
+    if cpus <= 0 and gpus <= 0:
+        return ()
+    able = [run for run in scene.running if _may_be_preempted(scene, run, lane)]
+    if sum(run.cpus for run in able) < cpus or sum(run.gpus for run in able) < gpus:
+        return ()
+    able.sort(key=lambda run: (run.level, -run.started, run.id))
+    for run in able:
+        if run.cpus >= cpus and run.gpus >= gpus:
+            return (run.id,)
+    return _fewest(able, cpus, gpus)
+
+
+def _may_be_preempted(scene: Scene, run: Running, lane: Lane) -> bool:
+    return (
+        run.preemptible
+        and run.level < lane.level
+        and not run.stopping
+        and run.preemptions < scene.rules.most_preemptions
+    )
+
+
+def _fewest(able: Sequence[Running], cpus: int, gpus: int) -> tuple[str, ...]:
+    """Greedily those that bring most, then without those that turn out to be superfluous."""
+    chosen: list[Running] = []
+    left = list(able)
+    missing_cpus, missing_gpus = cpus, gpus
+    while missing_cpus > 0 or missing_gpus > 0:
+        best = max(left, key=lambda run: _brings(run, missing_cpus, missing_gpus))
+        left.remove(best)
+        chosen.append(best)
+        missing_cpus -= best.cpus
+        missing_gpus -= best.gpus
+    for run in list(chosen):
+        if missing_cpus + run.cpus <= 0 and missing_gpus + run.gpus <= 0:
+            chosen.remove(run)
+            missing_cpus += run.cpus
+            missing_gpus += run.gpus
+    return tuple(run.id for run in chosen)
+
+
+def _brings(run: Running, cpus: int, gpus: int) -> float:
+    """How much of what is missing it would give: 2 is all of both."""
+    part_cpus = min(run.cpus, cpus) / cpus if cpus > 0 else 0.0
+    part_gpus = min(run.gpus, gpus) / gpus if gpus > 0 else 0.0
+    return part_cpus + part_gpus
