@@ -29,7 +29,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "content_size": 32,
         "style_size": 32,
         "load_size": 32,
-        "lr": 3e-3,
+        "lr": 2e-3,
     },
     "collaborative-distillation/train-decoder": {
         "encoder": "random",
