@@ -73,10 +73,13 @@ def claim_next(
         grant = _decide(tx, look, classes).grant
         if grant is None:
             return None
-        if not _lock(tx, grant.job.id):
-            elsewhere.add(grant.job.id)
-        elif _take_for(tx, look, grant):
-            return _claimed(tx, grant.job.id, owner, lease_s, grant.workers, warm if grant.warm else None)
+        # What a try has locked is let go with it: two that hold a tenant each and want the other's would wait for ever.
+        with tx.begin_nested() as one_try:
+            if not _lock(tx, grant.job.id):
+                elsewhere.add(grant.job.id)
+            elif _take_for(tx, look, grant):
+                return _claimed(tx, grant.job.id, owner, lease_s, grant.workers, warm if grant.warm else None)
+            one_try.rollback()
     return None
 
 
