@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from stylefoundry.commands.jobs import read_config
+from stylefoundry.commands.jobs import (
+    Base,
+    ConfigFile,
+    Content,
+    Cpus,
+    Dataset,
+    Gpus,
+    Method,
+    Set,
+    StyleImage,
+    StyleSet,
+    Task,
+    Workers,
+    config_of,
+    datasets_of,
+    said,
+)
 from stylefoundry.terminal import (
     AsJson,
     DataDir,
@@ -23,39 +38,36 @@ from stylefoundry.terminal import (
     size_text,
     span_text,
     status_text,
-    value_of,
 )
 
 
 def estimate(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="See: stylefoundry methods")],
-    task: Annotated[str, typer.Argument(metavar="TASK", help="train, adapt, …")],
-    content: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of contents.")] = None,
-    style: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of styles.")] = None,
-    style_image: Annotated[str | None, typer.Option(metavar="PATH", help="One picture of the style dataset.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Model to begin with.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings, TOML or JSON; --set goes over.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of each worker.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of each worker.")] = None,
+    method: Method,
+    task: Task,
+    content: Content = None,
+    style: StyleSet = None,
+    dataset: Dataset = None,
+    style_image: StyleImage = None,
+    base: Base = None,
+    settings: Set = None,
+    config: ConfigFile = None,
+    workers: Workers = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """How long a job would take, and how much memory; nothing is submitted."""
-    roles = {"content": content, "style": style}
-    given = {key: value_of(value) for key, value in pairs_of(settings or [], "--set").items()}
-    resources = {"cpus_per_worker": cpus, "gpus_per_worker": gpus}
+    resources = {"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus}
     with client_of(data_dir) as client:
         found = client.estimate(
             method,
             task,
-            datasets={role: reference for role, reference in roles.items() if reference is not None},
+            datasets=datasets_of(content, style, dataset),
             style_image=style_image,
             base_model=base,
-            config=(read_config(config) if config is not None else {}) | given,
-            resources={key: value for key, value in resources.items() if value is not None} or None,
+            config=config_of(config, settings),
+            resources=said(resources) or None,
         )
     if as_json:
         print_json(found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -30,34 +31,46 @@ from stylefoundry.terminal import (
 from stylefoundry.types import Job, JobEstimate, Waiting
 from stylefoundry.watch import CURVE_CELLS, sparkline, watch
 
+T = TypeVar("T")
+
 app = typer.Typer(help="Train models.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
 
+# What a job is, as `submit` and `estimate` take it.
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="See: stylefoundry methods")]
+Task = Annotated[str, typer.Argument(metavar="TASK", help="train, adapt, …")]
+Content = Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of contents.")]
+StyleSet = Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of styles.")]
+Dataset = Annotated[list[str] | None, typer.Option(metavar="ROLE=NAME[@VERSION]", help="Dataset of another role.")]
+StyleImage = Annotated[str | None, typer.Option(metavar="PATH", help="One picture of the style dataset.")]
+Base = Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Model to begin with.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting.")]
+ConfigFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings, TOML or JSON; --set goes over.")]
+Workers = Annotated[int | None, typer.Option(help="That share out every step's pictures.")]
+Cpus = Annotated[int | None, typer.Option(help="Cores of each worker.")]
+Gpus = Annotated[int | None, typer.Option(help="GPUs of each worker.")]
+
 
 @app.command("submit")
 def submit(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="See: stylefoundry methods")],
-    task: Annotated[str, typer.Argument(metavar="TASK", help="train, adapt, …")],
-    content: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of contents.")] = None,
-    style: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Dataset of styles.")] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(metavar="ROLE=NAME[@VERSION]", help="Dataset of another role.")
-    ] = None,
-    style_image: Annotated[str | None, typer.Option(metavar="PATH", help="One picture of the style dataset.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]", help="Model to begin with.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings, TOML or JSON; --set goes over.")
-    ] = None,
+    method: Method,
+    task: Task,
+    content: Content = None,
+    style: StyleSet = None,
+    dataset: Dataset = None,
+    style_image: StyleImage = None,
+    base: Base = None,
+    settings: Set = None,
+    config: ConfigFile = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
     publish_as: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the model.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it again.")] = None,
-    workers: Annotated[int | None, typer.Option(help="That share out every step's pictures.")] = None,
+    workers: Workers = None,
     min_workers: Annotated[int | None, typer.Option(help="It may start with so few.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of each worker.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of each worker.")] = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     class_: Annotated[str | None, typer.Option("--class", help="Of priority: spare, standard, urgent.")] = None,
     priority: Annotated[int | None, typer.Option(help="Within the class higher goes first.")] = None,
     deadline: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339; by then it ends or expires.")] = None,
@@ -70,27 +83,20 @@ def submit(
     data_dir: DataDir = None,
 ) -> None:
     """Queue a training or adaptation job."""
-    roles = {"content": content, "style": style} | pairs_of(dataset or [], "--dataset")
-    given = {key: value_of(value) for key, value in pairs_of(settings or [], "--set").items()}
-    resources = {
-        "workers": workers,
-        "min_workers": min_workers,
-        "cpus_per_worker": cpus,
-        "gpus_per_worker": gpus,
-    }
+    resources = {"workers": workers, "min_workers": min_workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus}
     with client_of(data_dir) as client:
         job = client.submit(
             method,
             task,
-            datasets={role: reference for role, reference in roles.items() if reference is not None},
+            datasets=datasets_of(content, style, dataset),
             style_image=style_image,
             base_model=base,
-            config=(read_config(config) if config is not None else {}) | given,
+            config=config_of(config, settings),
             name=name,
             publish_as=publish_as,
             seed=seed,
             tags=pairs_of(tag or [], "--tag"),
-            resources={key: value for key, value in resources.items() if value is not None} or None,
+            resources=said(resources) or None,
             priority=priority,
             deadline=deadline,
             **{"class": class_},
@@ -105,6 +111,22 @@ def submit(
         out.print(f"{job.id} {status_text(job.status)}", soft_wrap=True)
         if wait:
             ended(watch(client, job.id, out))
+
+
+def datasets_of(content: str | None, style: str | None, others: list[str] | None) -> dict[str, str]:
+    """Role -> reference."""
+    return said({"content": content, "style": style}) | pairs_of(others or [], "--dataset")
+
+
+def config_of(file: Path | None, settings: list[str] | None) -> dict[str, Any]:
+    """The settings of a file, and over them those of `--set`. Raises ValueError."""
+    given = {key: value_of(value) for key, value in pairs_of(settings or [], "--set").items()}
+    return (read_config(file) if file is not None else {}) | given
+
+
+def said(options: Mapping[str, T | None]) -> dict[str, T]:
+    """Those that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def waiting_text(waiting: Waiting) -> str:
