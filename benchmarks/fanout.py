@@ -32,6 +32,9 @@ QUIET: Mapping[str, Any] = {"preview_every": 10_000, "preview_steps": [], "previ
 BASE = "fan-base"
 
 
+WARM_UPS = 5  # fan-outs at most until all of it goes to warm workers
+
+
 class Step(NamedTuple):
     """A bare gradient step, seconds."""
 
@@ -67,9 +70,14 @@ def measure(service: Service, options: argparse.Namespace, config: Mapping[str, 
         "datasets": {**DATASETS, "style": "styles"},
     }  # fmt: skip
     first = sorted(path.name for path in styles.iterdir())[: 4 * options.workers]
-    pids = set[int]()
-    while len(pids) != options.workers or not all(map(psutil.pid_exists, pids)):  # some are still warming up
+    for _ in range(WARM_UPS):  # in the first ones some workers are not warm yet
         pids = pids_of(service, fan_out(service, adapt, first, options.limit)[0])
+        if len(pids) == options.workers and all(map(psutil.pid_exists, pids)):
+            break
+    else:
+        raise RuntimeError(
+            f"{len(pids)} processes, not {options.workers} warm ones, did the work: some was given out cold"
+        )
     before, cpu_before = bare(service, styles, config), cpu_s(list(pids))
     jobs, answered_s = fan_out(service, adapt, ["*"], options.limit)
     worked_s = cpu_s(list(pids)) - cpu_before
