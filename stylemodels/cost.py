@@ -65,7 +65,7 @@ def _weightless(task: str, config: Mapping[str, Any], base_config: Mapping[str, 
         encoder=_encoder(settings),
         base=base,
         style_image=torch.empty(1, 3, STYLE_SIDE, STYLE_SIDE) if needs.style_image else None,
-        classes=["one", "other"],
+        classes={name: ("one", "other") for name, kind in needs.datasets.items() if kind == "labelled"},
     )
     return task_class(settings, given)
 

@@ -64,7 +64,7 @@ class FolderRun:
             encoder=None if name is None else load_encoder(name, weights),
             base=base_model,
             style_image=None if style_image is None else load_picture(style_image),
-            classes=next((source.classes for source in self.sources.values() if source.labels is not None), ()),
+            classes={name: s.classes for name, s in self.sources.items() if s.labels is not None},
             device=device,
         )
         self.run = Run(self.task, seed=seed, device=device)

@@ -92,13 +92,13 @@ class Given:
         encoder: Encoder | None = None,
         base: Base | None = None,
         style_image: Tensor | None = None,
-        classes: Sequence[str] = (),
+        classes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._needs = needs
         self._encoder = encoder
         self._base = base
         self._style_image = style_image
-        self._classes = tuple(classes)
+        self._classes = {dataset: tuple(names) for dataset, names in (classes or {}).items()}
 
     @property
     def encoder(self) -> Encoder:
@@ -122,8 +122,11 @@ class Given:
         return self._style_image
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names of the labelled dataset, in the order of the labels."""
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Class names in the order of the labels, by the name of the labelled dataset.
+
+        A finished model is given what its `model_facts()["classes"]` said; without it, nothing.
+        """
         if "labelled" not in self._needs.datasets.values():
             raise LookupError("the task's `needs` names no labelled dataset")
         return self._classes

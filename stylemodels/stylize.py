@@ -247,7 +247,8 @@ def load_model(folder: Path, weights: Weights | None = None) -> Model:
     encoder = None
     if name := getattr(config, "encoder", None):
         encoder = load_encoder(name, weights) if task_class.stylize_encodes else outline(name)
-    task = task_class(config, Given(task_class.needs, encoder=encoder))
+    given = Given(task_class.needs, encoder=encoder, classes=description.facts.get("classes"))
+    task = task_class(config, given)
     task.load_model_tensors(tensors)
     task.eval().requires_grad_(False)
     return Model(task, description)

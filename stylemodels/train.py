@@ -38,7 +38,7 @@ def build_task(
     encoder: Encoder | None = None,
     base: Base | None = None,
     style_image: Tensor | None = None,
-    classes: Sequence[str] = (),
+    classes: Mapping[str, Sequence[str]] | None = None,
     device: torch.device | str = "cpu",
 ) -> Task:
     """A task with the weights that `seed` (or the base model) gives it, on `device`.

@@ -35,9 +35,9 @@ class Inputs:
     style_image: Tensor | None  # (1, 3, H, W) in [0, 1]
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the labelled dataset, where there is one."""
-        return next((tuple(s.classes) for s in self.sources.values() if s.labels is not None), ())
+    def classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Class names in the order of the labels, of every labelled dataset."""
+        return {name: tuple(source.classes) for name, source in self.sources.items() if source.labels is not None}
 
 
 @contextmanager

@@ -92,8 +92,8 @@ class Classifier(Task):
     def __init__(self, config: ToyConfig, given: Given) -> None:
         super().__init__()
         self.config = config
-        self.classes = given.classes
-        self.head = nn.Linear(3, len(given.classes))
+        self.classes = given.classes["objects"]
+        self.head = nn.Linear(3, len(self.classes))
         self.seen: list[Tensor] = []
 
     def streams(self) -> dict[str, Stream]:
@@ -180,7 +180,7 @@ def classes(tmp_path: Path) -> Path:
 
 
 def classifier(source: FolderSource) -> Run:
-    return Run(build_task(Classifier, build(ToyConfig, {}), seed=1, classes=source.classes), seed=1)
+    return Run(build_task(Classifier, build(ToyConfig, {}), seed=1, classes={"objects": source.classes}), seed=1)
 
 
 def test_pairs_of_a_class_lie_side_by_side_with_their_labels(classes: Path):
