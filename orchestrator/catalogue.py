@@ -36,6 +36,8 @@ class TaskInfo:
     task: str
     config: Mapping[str, Any]  # JSON Schema with defaults
     datasets: Mapping[str, str]  # role -> images | labelled
+    min_classes: int  # that a labelled dataset must have
+    min_per_class: int  # pictures that each of its classes must have
     base_model: str | None  # "method/task"
     base_model_required: bool
     style_image: bool
@@ -140,6 +142,8 @@ def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
         task=name,
         config=described["config"],
         datasets=described["datasets"],
+        min_classes=described["min_classes"],
+        min_per_class=described["min_per_class"],
         base_model=described["base_model"],
         base_model_required=described["base_model_required"],
         style_image=described["style_image"],

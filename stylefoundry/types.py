@@ -242,6 +242,7 @@ class Dataset:
     count: int | None = None
     bytes: int | None = None
     classes: list[str] = field(default_factory=list)
+    class_counts: dict[str, int] | None = None  # pictures of each class
     refused: list[Refused] = field(default_factory=list)
     error: str | None = None
     created_at: datetime | None = None
@@ -323,6 +324,8 @@ class TaskInfo:
 
     config: dict[str, Any]  # JSON Schema with defaults
     datasets: dict[str, str] = field(default_factory=dict)  # role -> images | labelled
+    min_classes: int = 2  # that a labelled dataset must have
+    min_per_class: int = 1  # pictures that each of its classes must have
     base_model: str | None = None  # "method/task"
     base_model_required: bool = False
     style_image: bool = False

@@ -1,15 +1,16 @@
 """Folders of pictures as endless seeded streams of training batches.
 
 A batch is a function of the seed and the step alone. Pictures stand in the order of their digests; each stream goes
-through them in one permutation per epoch, and every crop and flip comes from a generator of its own, keyed by the
-stream's name and the position in it. So there is no state to save, any step can be asked for first, and it makes no
-difference who reads ahead or how the pictures came to be here.
+through them in one permutation per epoch (a balanced one through those of each class), and all that is random about a
+crop (`augment.py`) comes from a generator of its own, keyed by the stream's name and the position in it. So there is no
+state to save, any step can be asked for first, and it makes no difference who reads ahead or how the pictures came to
+be here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -21,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stylemodels.augment import cut, stored_shorter
 from stylemodels.distributed import part_of as part_of_worker
 from stylemodels.images import decode_for_crop, decode_squashed, inspect, to_float
-from stylemodels.method import Stream
+from stylemodels.method import Needs, Stream
 
 CACHE_BYTES = 512 << 20
 READ_AHEAD = 2  # batches that wait while the model trains
-SUPPORTED_AUGMENTS = ("none", "flip")
 
 
 class PictureSource(Protocol):
@@ -225,9 +226,11 @@ class StreamReader:
         self.name, self.stream, self.source, self.cache = name, stream, source, cache
         self.own = part_of_worker(stream, *share)
         self.key = f"{seed}/{name}"
-        self.members = part_of(source.digests, stream.part, stream.validation_share)
+        self.members = members_of(name, stream, source)
         self.by_class = _by_class(name, stream, source, self.members)
-        self._permutation = lru_cache(maxsize=2)(self._permutation_of)
+        of_class = {f"of-class/{label}": pictures for label, pictures in self.by_class.items()}
+        self._rows = {"epoch": self.members, "classes": sorted(self.by_class), **of_class}
+        self._permutation = lru_cache(maxsize=2 * len(self._rows))(self._permutation_of)
 
     def read(self, step: int) -> dict[str, Tensor]:
         """This worker's part of the batch of `step`: (N, 3, size, size) uint8, and the labels if there are any."""
@@ -245,27 +248,32 @@ class StreamReader:
 
     def _side_by_side(self, leader: int) -> list[Draw]:
         """`per_class` pictures of one class: the stream's own next one, and others of its class."""
-        turn, offset = divmod(leader // self.stream.per_class, len(self.members))
-        first = int(self._permutation(turn)[offset])
-        if not self.by_class:
+        first = self._next(leader // self.stream.per_class)
+        if self.stream.per_class == 1:
             return [Draw(first, leader)]
         assert self.source.labels is not None
         others = [index for index in self.by_class[self.source.labels[first]] if index != first]
         chosen = generator(f"{self.key}/class/{leader}").permutation(others)[: self.stream.per_class - 1]
         return [Draw(int(index), leader + place) for place, index in enumerate([first, *chosen])]
 
-    def _permutation_of(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return generator(f"{self.key}/epoch/{epoch}").permutation(np.array(self.members, dtype=np.int64))
+    def _next(self, group: int) -> int:
+        """Who leads the group of this number: in a permutation of all, or of the classes and then within the class."""
+        if not self.stream.balanced:
+            return self._at("epoch", group)
+        label = self._at("classes", group)
+        return self._at(f"of-class/{label}", group // len(self.by_class))
+
+    def _at(self, row: str, number: int) -> int:
+        """A row is gone through again and again, each time in another order."""
+        turn, place = divmod(number, len(self._rows[row]))
+        return int(self._permutation(row, turn)[place])
+
+    def _permutation_of(self, row: str, turn: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return generator(f"{self.key}/{row}/{turn}").permutation(np.array(self._rows[row], dtype=np.int64))
 
     def _cut(self, draw: Draw) -> Tensor:
-        stream = self.stream
-        scaled = self.cache.get(self.source, draw.picture, stream)
-        random = generator(f"{self.key}/cut/{draw.position}")
-        top = int(random.integers(scaled.shape[1] - stream.size + 1))
-        left = int(random.integers(scaled.shape[2] - stream.size + 1))
-        crop = scaled[:, top : top + stream.size, left : left + stream.size]
-        flipped = stream.augment == "flip" and random.integers(2) == 1
-        return crop.flip(2) if flipped else crop
+        scaled = self.cache.get(self.source, draw.picture, self.stream)
+        return cut(scaled, self.stream, generator(f"{self.key}/cut/{draw.position}"))
 
 
 class PictureCache:
@@ -279,16 +287,17 @@ class PictureCache:
     def get(self, source: PictureSource, index: int, stream: Stream) -> Tensor:
         """Picture `index` scaled for the crops of `stream`: (3, H, W), uint8."""
         digest = source.digests[index]
-        key = (digest, stream.size, stream.load_size, stream.squash)
+        load_size = stored_shorter(stream)
+        key = (digest, stream.size, load_size, stream.squash)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
         data = source.read(index)
         try:
             if stream.squash:
-                picture = decode_squashed(data, stream.load_size or stream.size)
+                picture = decode_squashed(data, load_size or stream.size)
             else:
-                picture = decode_for_crop(data, stream.load_size, size=stream.size)
+                picture = decode_for_crop(data, load_size, size=stream.size)
         except ValueError as error:
             raise ValueError(f"picture {digest[:12]} of {stream.dataset}: {error}") from error
         self._pictures[key] = picture
@@ -312,34 +321,74 @@ def part_of(digests: Sequence[str], part: str, validation_share: float) -> list[
     return list(range(low)) if part == "validation" else list(range(low, len(digests)))
 
 
+def members_of(name: str, stream: Stream, source: PictureSource) -> list[int]:
+    """Indices of the pictures that a stream draws from.
+
+    Where there are classes each is divided by itself: one with a single picture is in training alone. Raises ValueError
+    when validation would get no picture.
+    """
+    if source.labels is None or stream.part == "all":
+        return part_of(source.digests, stream.part, stream.validation_share)
+    members: list[int] = []
+    for label in range(len(source.classes)):
+        indices = [index for index, its in enumerate(source.labels) if its == label]
+        if len(indices) > 1:
+            digests = [source.digests[index] for index in indices]
+            members += [indices[place] for place in part_of(digests, stream.part, stream.validation_share)]
+        elif stream.part == "train":
+            members += indices
+    if not members:
+        raise ValueError(f"stream {name}: no class of {stream.dataset!r} has two pictures, so none is left to validate")
+    return sorted(members)
+
+
+def check_classes(name: str, source: PictureSource, needs: Needs) -> None:
+    """Raise ValueError, with the class, when a labelled data set has fewer classes or pictures than a task needs."""
+    if source.labels is None or needs.datasets[name] != "labelled":
+        return
+    if len(source.classes) < needs.min_classes:
+        have = f"one class, {source.classes[0]!r}" if len(source.classes) == 1 else f"{len(source.classes)} classes"
+        raise ValueError(f"{name}: there is {have}, {needs.min_classes} are needed")
+    counts = Counter(source.labels)
+    for label, class_name in enumerate(source.classes):
+        if counts[label] < needs.min_per_class:
+            raise ValueError(
+                f"{name}: class {class_name!r} has {so_many(counts[label])}, {needs.min_per_class} are needed"
+            )
+
+
+def so_many(count: int) -> str:
+    """How many pictures, in words."""
+    return f"{count} picture{'' if count == 1 else 's'}"
+
+
 def generator(key: str) -> np.random.Generator:
     """A random stream of its own for every key."""
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big")))
 
 
 def _check(name: str, stream: Stream, source: PictureSource, share: tuple[int, int]) -> None:
-    if stream.augment not in SUPPORTED_AUGMENTS:
-        raise ValueError(f"stream {name}: augment {stream.augment!r} is not one of {', '.join(SUPPORTED_AUGMENTS)}")
     try:
         part_of_worker(stream, *share)
     except ValueError as error:
         raise ValueError(f"stream {name}: {error}") from error
     if stream.load_size and stream.load_size < stream.size:
         raise ValueError(f"stream {name}: load size {stream.load_size} is smaller than the crop of {stream.size} px")
-    if stream.per_class > 1 and source.labels is None:
-        raise ValueError(f"stream {name}: pictures of one class are wanted, but {stream.dataset!r} has no classes")
+    if (stream.per_class > 1 or stream.balanced) and source.labels is None:
+        wanted = "pictures of one class are" if stream.per_class > 1 else "every class equally often is"
+        raise ValueError(f"stream {name}: {wanted} wanted, but {stream.dataset!r} has no classes")
 
 
 def _by_class(name: str, stream: Stream, source: PictureSource, members: Sequence[int]) -> dict[int, list[int]]:
-    """Class -> its pictures, where some of one class are drawn together; empty otherwise."""
+    """Class -> its pictures, where the stream draws by class; empty otherwise."""
     by_class: dict[int, list[int]] = {}
-    if stream.per_class == 1 or source.labels is None:
+    if source.labels is None or (stream.per_class == 1 and not stream.balanced):
         return by_class
     for index in members:
         by_class.setdefault(source.labels[index], []).append(index)
     for label, indices in by_class.items():
         if len(indices) < stream.per_class:
-            have = f"{len(indices)} in the part {stream.part!r}"
+            have = so_many(len(indices)) + ("" if stream.part == "all" else f" in the part {stream.part!r}")
             raise ValueError(
                 f"stream {name}: class {source.classes[label]!r} has {have}, {stream.per_class} are drawn together"
             )

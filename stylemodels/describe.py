@@ -39,6 +39,8 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
     return {
         "config": json_schema(task_class.Config),
         "datasets": dict(needs.datasets),
+        "min_classes": needs.min_classes,
+        "min_per_class": needs.min_per_class,
         "base_model": needs.base_model,
         "base_model_required": needs.base_model is not None and needs.base_model_required,
         "style_image": needs.style_image,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stylemodels import checkpoint
-from stylemodels.data import Batches, FolderSource, PictureSource, repetitions
+from stylemodels.data import Batches, FolderSource, PictureSource, check_classes, repetitions
 from stylemodels.encoders import load_encoder
 from stylemodels.export import Card, read_base, write_model
 from stylemodels.images import load_picture, save_picture
@@ -143,10 +143,15 @@ class FolderRun:
 
 
 def open_folders(task_class: type[Task], folders: Mapping[str, Path]) -> dict[str, PictureSource]:
-    """The task's datasets. Raises ValueError for one that is missing, not needed or without a picture."""
+    """The task's datasets. Raises ValueError for one that is missing, not needed, or with too few pictures."""
     needed = task_class.needs.datasets
     if missing := [name for name in needed if name not in folders]:
         raise ValueError(f"{missing[0]}: no folder was given; this task trains on {', '.join(needed)}")
     if extra := [name for name in folders if name not in needed]:
         raise ValueError(f"{extra[0]}: this task does not train on it, only on {', '.join(needed)}")
-    return {name: FolderSource(folders[name], labelled=kind == "labelled") for name, kind in needed.items()}
+    sources: dict[str, PictureSource] = {
+        name: FolderSource(folders[name], labelled=kind == "labelled") for name, kind in needed.items()
+    }
+    for name, source in sources.items():
+        check_classes(name, source, task_class.needs)
+    return sources

@@ -34,7 +34,11 @@ class Stream:
     load_size: int = 0  # shorter side before the crop; 0 keeps the picture
     squash: bool = False  # aspect ignored: to load_size x load_size before the crop (0: straight to size x size)
     augment: Literal["none", "flip", "tpfr", "ctb", "cifar", "imagenet"] = "none"
+    scale_jitter: float | None = None  # how far "tpfr" and "ctb" vary the scale; None: as published
+    color_jitter: float | None = None  # how far they vary the colours
+    centre: bool = False  # the crop is the middle of the picture
     per_class: int = 1  # pictures of one class, drawn together and side by side in the batch
+    balanced: bool = False  # every class equally often, however many pictures it has
     part: Literal["all", "train", "validation"] = "all"  # split by content hash
     validation_share: float = 0.1  # how much of the pictures the split gives to "validation"
     whole: bool = False  # every worker gets all of the batch instead of its part
@@ -57,6 +61,8 @@ class Needs:
     base_model: str | None = None  # "method/task"
     base_model_required: bool = True  # False: the task also starts from random weights
     style_image: bool = False  # one picture, in full size
+    min_classes: int = 2  # that every labelled dataset must have
+    min_per_class: int = 1  # pictures that each of its classes must have
 
 
 @dataclass(frozen=True)

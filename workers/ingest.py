@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -132,9 +133,13 @@ class Build:
             "count": len(self.pictures),
             "bytes": sum(picture["size"] for picture in self.pictures),
             "classes": self.classes,
+            "class_counts": self._class_counts() if self.version.kind == "labelled" else None,
             "paths": {path: sha256 for sha256 in accepted for path in self.listing.paths[sha256]},
             "prefix": self.prefix,
         }
+
+    def _class_counts(self) -> dict[str, int]:
+        return dict(Counter(self.listing.class_of[picture["sha256"]] for picture in self.pictures))
 
     def _error(self, refused: Sequence[Mapping[str, str]]) -> str | None:
         if self.absent:

@@ -16,6 +16,7 @@ from torch import Tensor
 from orchestrator.objects import Corrupt, Missing, blob_key, weights_key
 from orchestrator.store import attempts
 from orchestrator.store.tables import Job
+from stylemodels.data import check_classes
 from stylemodels.encoders import WEIGHTS_OF, Encoder, load_encoder
 from stylemodels.export import MODEL_FILE
 from stylemodels.images import load_picture
@@ -42,7 +43,10 @@ class Inputs:
 
 @contextmanager
 def open_inputs(job: Job, needs: Needs, platform: Platform, patience: Patience) -> Iterator[Inputs]:
-    """Raises ValueError when the job lacks what its task needs, Missing or Corrupt when S3 has not what was pinned."""
+    """Raises ValueError when the job lacks what its task needs, or has too few pictures of it.
+
+    Missing or Corrupt when S3 has not what was pinned.
+    """
     if missing := [role for role in needs.datasets if role not in job.datasets]:
         raise ValueError(f"datasets: {missing[0]} is missing; this task trains on {', '.join(needs.datasets)}")
     with ExitStack() as stack:
@@ -51,6 +55,7 @@ def open_inputs(job: Job, needs: Needs, platform: Platform, patience: Patience) 
             source = ShardSource(job.datasets[role], platform.objects, platform.cache, patience)
             sources[role] = source
             stack.callback(source.close)
+            check_classes(role, source, needs)
         base = None if job.base_model is None else read_base(job.base_model, platform, patience)
         style = None if job.style_image is None else read_style(job, platform, patience)
         yield Inputs(sources, base, style)

@@ -92,6 +92,7 @@ class DatasetView(View):
     count: int | None = Field(description="pictures, without doubles")
     bytes: int | None
     classes: list[str]
+    class_counts: dict[str, int] | None = Field(description="pictures of each class; null where there are none")
     refused: list[RefusedFile]
     error: str | None
     created_at: Instant

@@ -20,6 +20,8 @@ class TaskView(View):
 
     config: dict[str, Any]  # JSON Schema with defaults
     datasets: dict[str, str]  # role -> images | labelled
+    min_classes: int  # that a labelled dataset must have
+    min_per_class: int  # pictures that each of its classes must have
     base_model: str | None  # "method/task"
     base_model_required: bool
     style_image: bool

@@ -64,10 +64,14 @@ def roles_problems(
 
 
 def pinned_datasets(tx: Session, tenant: str, info: TaskInfo, given: Mapping[str, str]) -> dict[str, Pin]:
-    """The ready versions that the references mean. Raises Invalid that names the field and the state."""
-    return {
+    """The ready versions that the references mean. Raises Invalid that names the field and what is wrong."""
+    found = {
         role: pinned_dataset(tx, tenant, role, info.datasets.get(role), reference) for role, reference in given.items()
     }
+    for role, pin in found.items():
+        if info.datasets.get(role) == "labelled" and pin.class_counts is not None:
+            _check_classes(role, pin, pin.class_counts, info)
+    return found
 
 
 def pinned_dataset(tx: Session, tenant: str, role: str, kind: str | None, reference: str) -> Pin:
@@ -86,6 +90,19 @@ def pinned_dataset(tx: Session, tenant: str, role: str, kind: str | None, refere
     if kind is not None and pin.kind != kind and kind == "labelled":
         raise invalid_field(pointer, f"{name}@{pin.version} is of kind {pin.kind}, this needs {kind}")
     return pin
+
+
+def _check_classes(role: str, pin: Pin, counts: Mapping[str, int], info: TaskInfo) -> None:
+    """Raises Invalid with the class that has too few pictures, or where there are too few classes."""
+    task, name = f"{info.method}/{info.task}", f"{pin.name}@{pin.version}"
+    if len(counts) < info.min_classes:
+        detail = f"{name} has the classes {', '.join(sorted(counts))}: {task} needs {info.min_classes} at least"
+        raise invalid_field(f"/datasets/{role}", detail)
+    for class_name, there in sorted(counts.items()):
+        if there < info.min_per_class:
+            have = f"{there} picture{'' if there == 1 else 's'}"
+            detail = f"{name}: class {class_name!r} has {have}, {task} needs {info.min_per_class} of each class"
+            raise invalid_field(f"/datasets/{role}", detail)
 
 
 def pinned_style(tx: Session, tenant: str, path: str | None, pins: Mapping[str, Pin]) -> dict[str, str] | None:

@@ -28,6 +28,7 @@ FACTS = (
     DatasetVersion.count,
     DatasetVersion.bytes,
     DatasetVersion.classes,
+    DatasetVersion.class_counts,
     DatasetVersion.refused,
     DatasetVersion.error,
     DatasetVersion.prefix,
@@ -53,6 +54,7 @@ class Pin(NamedTuple):
     hash: str | None
     prefix: str | None
     error: str | None
+    class_counts: dict[str, int] | None
 
     def reference(self) -> dict[str, Any]:
         """What a job keeps of it."""

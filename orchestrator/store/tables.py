@@ -156,6 +156,7 @@ class DatasetVersion(Base):
     count: Mapped[int | None] = mapped_column(Integer)
     bytes: Mapped[int | None]
     classes: Mapped[list[Any]]
+    class_counts: Mapped[JsonDict | None]  # class -> its pictures; NULL of what is not labelled or older than this
     refused: Mapped[list[Any]]  # [{"path", "reason"}]
     paths: Mapped[JsonDict]  # path -> sha256 of every picture that is in, doubles too: what `style_image` may name
     error: Mapped[str | None]

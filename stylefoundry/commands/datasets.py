@@ -137,11 +137,16 @@ def show(
             ("kind", dataset.kind),
             ("pictures", str(dataset.count or "")),
             ("size", size_text(dataset.bytes)),
-            ("classes", escape(", ".join(dataset.classes))),
+            ("classes", escape(_classes_text(dataset))),
             ("hash", dataset.hash or ""),
         ]
     )
     print_refused(dataset)
+
+
+def _classes_text(dataset: Dataset) -> str:
+    counts = dataset.class_counts or {}
+    return ", ".join(f"{name} ({counts[name]})" if name in counts else name for name in dataset.classes)
 
 
 @app.command("delete")

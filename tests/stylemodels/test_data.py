@@ -4,13 +4,23 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from stylemodels.data import Batches, FolderSource, PictureCache, StreamReader, part_of, repetitions
+from stylemodels.data import (
+    Batches,
+    FolderSource,
+    PictureCache,
+    StreamReader,
+    check_classes,
+    members_of,
+    part_of,
+    repetitions,
+)
 from stylemodels.images import decode, resize, to_float
-from stylemodels.method import Stream
+from stylemodels.method import Needs, Stream
 from tests import images
 
 
@@ -264,6 +274,59 @@ def test_pictures_of_one_class_are_drawn_together_and_differ(classes):
     assert Counter(leaders) == dict.fromkeys(range(15), 4), "each picture leads once an epoch"
 
 
+def test_a_balanced_stream_shows_every_class_equally_often_and_all_its_pictures(classes):
+    read = reader(classes, count=6, balanced=True)
+    labels = [classes.labels[index] for index in drawn(read, range(40))]
+    assert all(Counter(labels[n : n + 3]) == {0: 1, 1: 1, 2: 1} for n in range(0, 240, 3))
+    birds = [index for index in drawn(read, range(40)) if classes.labels[index] == 0]
+    assert all(len(set(birds[n : n + 4])) == 4 for n in range(0, 80, 4)), "an epoch of its own for every class"
+    orders = [tuple(labels[n : n + 3]) for n in range(0, 240, 3)]
+    assert len(set(orders)) == 6, "in all orders"
+    again = reader(classes, count=6, balanced=True)
+    assert again.draws(31) == read.draws(31), "whatever was asked for before"
+
+
+def test_a_balanced_stream_of_groups_shows_every_class_equally_often(classes):
+    read = reader(classes, count=6, per_class=2, balanced=True)
+    for step in range(20):
+        labels = read.read(step)["content_label"].view(3, 2)
+        assert sorted(labels[:, 0].tolist()) == [0, 1, 2]
+        assert torch.equal(labels[:, 0], labels[:, 1])
+        assert len({draw.picture for draw in read.draws(step)}) == 6
+
+
+class Listed:
+    """Digests and labels without pictures."""
+
+    def __init__(self, classes: Sequence[str], pictures: Sequence[tuple[str, int]]) -> None:
+        pictures = sorted(pictures)
+        self.classes = classes
+        self.digests = [digest for digest, _ in pictures]
+        self.labels = [label for _, label in pictures]
+
+    def of(self, part: str) -> set[tuple[str, int]]:
+        stream = Stream("objects", count=1, size=16, part=part)
+        return {(self.digests[n], self.labels[n]) for n in members_of("objects", stream, self)}
+
+
+def test_every_class_keeps_pictures_in_both_parts_and_a_single_one_in_training():
+    many = [(hashlib.sha256(bytes([n])).hexdigest(), 0) for n in range(200)]
+    few = [("f" * 63 + "0", 1), ("f" * 63 + "1", 1), ("0" * 64, 2), ("0" * 63 + "1", 3), ("0" * 63 + "2", 3)]
+    source = Listed("abcd", many + few)
+    train, validation = source.of("train"), source.of("validation")
+    assert train | validation == set(many + few) == source.of("all")
+    assert not train & validation
+    assert {label for _, label in train} == {0, 1, 2, 3}
+    assert {label for _, label in validation} == {0, 1, 3}
+    fewer = Listed("abcd", many[::2] + few)
+    assert fewer.of("validation") == validation & set(many[::2] + few), "the others stay where they were"
+
+
+def test_without_a_class_of_two_there_is_nothing_to_validate_with():
+    with pytest.raises(ValueError, match="no class of 'objects' has two pictures"):
+        Listed("ab", [("0" * 64, 0), ("1" * 64, 1)]).of("validation")
+
+
 # --- what is refused ---
 
 
@@ -272,10 +335,10 @@ def test_pictures_of_one_class_are_drawn_together_and_differ(classes):
     [
         ({"count": 1, "share": (0, 2)}, "1 pictures a step cannot be shared out to 2 workers"),
         ({"count": 0}, "0 pictures a step"),
-        ({"augment": "tpfr"}, "augment 'tpfr' is not one of none, flip"),
         ({"load_size": 15}, "load size 15 is smaller than the crop of 16"),
         ({"load_size": 15, "squash": True}, "load size 15 is smaller than the crop of 16"),
-        ({"per_class": 2}, "'photos' has no classes"),
+        ({"per_class": 2}, "pictures of one class are wanted, but 'photos' has no classes"),
+        ({"balanced": True}, "every class equally often is wanted, but 'photos' has no classes"),
     ],
 )
 def test_a_stream_that_cannot_be_had_is_refused(source, options, reason):
@@ -284,8 +347,24 @@ def test_a_stream_that_cannot_be_had_is_refused(source, options, reason):
 
 
 def test_a_class_too_small_to_draw_from_is_named(classes):
-    with pytest.raises(ValueError, match="class 'birds' has 4 in the part 'all', 5 are drawn together"):
+    with pytest.raises(ValueError, match="class 'birds' has 4 pictures, 5 are drawn together"):
         reader(classes, count=5, per_class=5)
+    with pytest.raises(ValueError, match="class 'birds' has 3 pictures in the part 'train', 4 are drawn together"):
+        reader(classes, count=4, per_class=4, part="train", validation_share=0.0)
+
+
+def test_too_few_classes_and_too_few_pictures_of_one_are_refused(classes, source, tmp_path):
+    needs = Needs(datasets={"objects": "labelled", "content": "images"}, min_per_class=5)
+    with pytest.raises(ValueError, match="objects: class 'birds' has 4 pictures, 5 are needed"):
+        check_classes("objects", classes, needs)
+    images.write_photographs(tmp_path / "monet", 1)
+    lonely = FolderSource(tmp_path, labelled=True)
+    with pytest.raises(ValueError, match="objects: there is one class, 'monet', 2 are needed"):
+        check_classes("objects", lonely, needs)
+    with pytest.raises(ValueError, match="objects: class 'monet' has 1 picture, 5 are needed"):
+        check_classes("objects", lonely, replace(needs, min_classes=1))
+    check_classes("content", lonely, needs)
+    check_classes("content", source, needs)
 
 
 def test_a_data_set_that_was_not_given_is_named(source):

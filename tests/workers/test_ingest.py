@@ -172,6 +172,7 @@ def test_the_first_folder_is_the_class_as_in_a_folder_on_a_laptop(bench: Bench, 
     assert [picture["label"] for picture in manifest["pictures"]] == list(folder.labels or [])
     assert {(refused["path"], refused["reason"]) for refused in version.refused} == set(folder.refused)
     assert version.count == 3
+    assert version.class_counts == {"a": 2, "b": 1}
 
 
 def test_the_same_pictures_in_other_classes_are_another_dataset(bench: Bench) -> None:
