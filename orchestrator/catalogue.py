@@ -46,6 +46,7 @@ class TaskInfo:
     strength: str  # which control goes from 0, the content, to 1, the style; empty where none does
     masks: bool  # a mask for each style
     regions: bool  # label maps of content and style
+    init_image: bool  # a picture to start from
     shared_out: str | None  # the setting whose number workers divide; None: one worker only
     trains: bool  # False: there is nothing to learn, so no job
     stretches: tuple[Stretch, ...]  # its phases as a function of the settings
@@ -152,6 +153,7 @@ def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
         strength=described["strength"],
         masks=described["masks"],
         regions=described["regions"],
+        init_image=described["init_image"],
         shared_out=described["shared_out"],
         trains=described["trains"],
         stretches=tuple(Stretch.read(stretch) for stretch in described["stretches"]),

@@ -283,20 +283,24 @@ class Client:
         styles: Sequence[Path | str] = (),
         masks: Sequence[Path | str] = (),
         weights: Sequence[float] | None = None,
-        labels: tuple[Path | str, Path | str] | None = None,
+        labels: Sequence[tuple[Path | str, Path | str]] = (),
+        init_image: Path | str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> bytes:
         """A picture in the model's style, as large as `content` unless `params` say a size.
 
         styles: pictures, for models of arbitrary styles; weights: a number for each. masks: gray pictures as large as
-        `content`, one for each style, white where it goes. labels: PNGs over content and style, for models that
-        pair regions of the same colour. params: the model's controls, as `{"strength": 0.5, "preserve_color":
-        "luminance"}`, and `format`: png (default), png16, jpeg or webp.
+        `content`, one for each style, white where it goes. labels: PNGs over content and style, a pair for each
+        style, for models that pair regions of the same colour. init_image: another picture of the content, for models
+        that go on from one. params: the model's controls, as `{"strength": 0.5, "preserve_color": "luminance"}`,
+        `format`: png (default), png16, jpeg or webp, and `maps`: true for a ZIP with what the method shows besides.
         """
         parts: list[tuple[str, Path | str]] = [("content", content)]
         parts += [("style", style) for style in styles] + [("mask", mask) for mask in masks]
-        if labels is not None:
-            parts += zip(("content_labels", "style_labels"), labels, strict=True)
+        for content_labels, style_labels in labels:
+            parts += [("content_labels", content_labels), ("style_labels", style_labels)]
+        if init_image is not None:
+            parts.append(("init_image", init_image))
         files: list[tuple[str, Any]] = [(part, (Path(path).name, Path(path).read_bytes())) for part, path in parts]
         told = dict(params or {}) | ({} if weights is None else {"weights": list(weights)})
         files.append(("params", (None, json.dumps(told))))

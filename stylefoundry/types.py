@@ -333,6 +333,7 @@ class TaskInfo:
     styles: tuple[int, int] = (0, 0)  # fewest and most style pictures of a stylisation
     masks: bool = False  # a mask for each style
     regions: bool = False  # label maps of content and style
+    init_image: bool = False  # a picture to start from
     trains: bool = True  # false: there is nothing to learn, so no job
     shared_out: str | None = None  # the setting whose number workers divide; None: one worker only
 

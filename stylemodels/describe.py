@@ -51,6 +51,7 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "styles": list(task_class.styles),
         "masks": task_class.masks,
         "regions": task_class.regions,
+        "init_image": task_class.takes_init,
         "multiple": task_class.multiple,
         "shared_out": task_class.shared_out,
         "stretches": [asdict(stretch) for stretch in task_class.stretches],

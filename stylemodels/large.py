@@ -29,6 +29,7 @@ from stylemodels.images import (
     to_levels,
     upright,
 )
+from stylemodels.maps import save_maps
 from stylemodels.method import Style
 from stylemodels.options import Options, Told
 from stylemodels.png import COMPRESSION, Bits, Levels
@@ -71,6 +72,8 @@ def stylize_file(
     styles: Sequence[Style] = (),
     controls: Mapping[str, Any] | None = None,
     *,
+    init_image: Path | None = None,
+    maps: Path | None = None,
     report: Report | None = None,
     bits: Bits = 8,
     quality: int = QUALITY,
@@ -82,7 +85,8 @@ def stylize_file(
         Tiles and TIFF need libvips.
     out: its suffix says the format: .png, .jpg, .jpeg, .webp (sides up to 16,383 px), .tif, .tiff. It appears when it
         is whole. bits: a channel's, 8 or 16 (PNG and TIFF). quality: of JPEG and WebP.
-    styles, controls, report: as `Model.stylize` takes them.
+    styles, controls, report: as `Model.stylize` takes them. init_image: a file with what it starts from.
+    maps: a folder for what the method shows besides, each as PNG. Neither goes with tiles.
 
     Raises ValueError that names the file, style or control that cannot be used, or says that the disk is too full.
     """
@@ -96,12 +100,18 @@ def stylize_file(
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         part = Path(name) / f"result{suffix}"
         if tile := tile_of(model.task, told.options, source.drawn):
+            if init_image is not None or maps is not None:
+                raise ValueError(f"{content}: is drawn in tiles, where there are no maps and no picture to start from")
             check_disk(Path(name), source.drawn, told.options, bits)
             draw_on_disk(model, source, part, styles, told, tile, report=report, bits=bits, quality=quality)
         else:
-            image = loaded(source)
-            picture = model.draw(image, styles, told, given=source.given, report=report)
-            save_picture(picture, part, bits=bits, quality=quality)
+            start = None if init_image is None else load_picture(init_image)
+            picture = model.draw(loaded(source), styles, told, given=source.given, init_image=start, report=report)
+            if picture.image is None:
+                raise ValueError(f"a model of {model.name} draws no pictures")
+            save_picture(picture.image, part, bits=bits, quality=quality)
+            if maps is not None:
+                save_maps(picture.maps, maps, out.stem)
         part.replace(out)
     return source.drawn
 

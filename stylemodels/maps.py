@@ -6,6 +6,7 @@ colours, palette indices or gray levels are the labels; those of a content and a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from stylemodels.images import BROKEN, MAX_PIXELS, load_picture
+from stylemodels.images import BROKEN, MAX_PIXELS, encode_png, load_picture
 from stylemodels.method import Regions
 
 ONE_CHANNEL = {"1", "L", "P", "I", "I;16"}  # Pillow's modes
@@ -31,6 +32,34 @@ def load_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises ValueError as `images.load_picture` does.
     """
     return load_picture(source, max_pixels=max_pixels).mean(1, keepdim=True)
+
+
+def save_maps(maps: Mapping[str, Tensor], folder: Path, stem: str) -> list[Path]:
+    """Every map (1, 1 or 3, h, w) of a drawing as `{stem}-{name}.png` in `folder`, which is made. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, data in encoded_maps(maps).items():
+        files.append(folder / f"{stem}-{name}.png")
+        files[-1].write_bytes(data)
+    return files
+
+
+def encoded_maps(maps: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Maps as PNG, by name: pictures as they are, a series of values (n,) as a curve; other shapes are left out."""
+    pictures = {name: curve(map) if map.ndim == 1 else map for name, map in maps.items()}
+    return {name: encode_png(map.expand(-1, 3, -1, -1)) for name, map in pictures.items() if map.ndim == 4}
+
+
+def curve(values: Tensor, *, height: int = 120, width: int = 240) -> Tensor:
+    """Values (n,) from left to right, the smallest at the bottom, as a dark line on white: (1, 1, height, width)."""
+    at = torch.linspace(0, max(len(values) - 1, 0), width).round().long()
+    levels = values.float()[at]
+    share = (levels - levels.min()) / (levels.max() - levels.min()).clamp_min(1e-12)
+    rows = ((1 - share) * (height - 1)).round().long()
+    before = torch.cat([rows[:1], rows[:-1]])
+    row = torch.arange(height)[:, None]
+    line = (row >= torch.minimum(rows, before)) & (row <= torch.maximum(rows, before))
+    return 1.0 - 0.8 * line.float()[None, None]
 
 
 def load_regions(content: Source, style: Source, *, max_pixels: int = MAX_PIXELS) -> Regions:

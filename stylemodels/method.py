@@ -163,7 +163,7 @@ class Picture:
     """A result: the picture and whatever else is worth looking at, by name."""
 
     image: Tensor | None  # (1, 3, H, W); None from a classifier
-    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    maps: Mapping[str, Tensor] = field(default_factory=dict)  # (1, 1 or 3, h, w) in [0, 1]; (n,): a curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +202,7 @@ class Task(nn.Module):
     styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most styles at run time; (0, 0): the model is the style
     masks: ClassVar[bool] = False  # one mask per style
     regions: ClassVar[bool] = False  # label maps of content and style
+    takes_init: ClassVar[bool] = False  # a picture to start from in the content's place
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
     trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
@@ -220,6 +221,7 @@ class Task(nn.Module):
         """A task is made as `Task(config, given)` and calls this without either."""
         super().__init__()
         self.active: dict[str, Optimizer] = {}  # the optimisers of the phase
+        self.init_image: Tensor | None = None  # (1, 3, H, W), as large as the content; set for one drawing
         self.group: Group = ALONE  # the workers that train it together; set by the loop
         self.report: Callable[[float], None] = lambda share: None  # told how much of a long drawing is done, 0 to 1
 

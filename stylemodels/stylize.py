@@ -64,8 +64,21 @@ class Model:
         styles: Sequence[Style] = (),
         controls: Mapping[str, Any] | None = None,
         *,
+        init_image: Tensor | None = None,
         report: Report | None = None,
     ) -> Tensor:
+        """`picture` without what else is worth looking at. Raises ValueError for a model that draws none."""
+        return self._image_of(self.picture(content, styles, controls, init_image=init_image, report=report))
+
+    def picture(
+        self,
+        content: Tensor,
+        styles: Sequence[Style] = (),
+        controls: Mapping[str, Any] | None = None,
+        *,
+        init_image: Tensor | None = None,
+        report: Report | None = None,
+    ) -> Picture:
         """Draw one picture.
 
         content: (1, 3, H, W), RGB in [0, 1], sides from 16 px.
@@ -73,9 +86,11 @@ class Model:
             the content; where any style has one, a style without has what the masks leave, styles that overlap share
             by mask times weight, and where nobody has a share all have theirs by weight.
         controls: the model's own and those of `options.Options`, by name; what is left out has its default.
+        init_image: another picture of the content, as large, which a method that `takes_init` goes on from.
         report: called now and then with how much is done, 0 to 1; at last with 1.
 
-        Returns (1, 3, H, W) in [0, 1], as large as the content, or as `size` says.
+        The result's image is (1, 3, H, W) in [0, 1], as large as the content, or as `size` says; its maps are what the
+        method shows beside it, of the last pass and without padding; of tiles there are none.
         Raises ValueError that names what cannot be used: the picture, a style, a mask, a control.
         """
         told = self.told(controls)
@@ -83,7 +98,9 @@ class Model:
         given = size_of(content)
         drawn = drawn_size(given, told.options)
         check_in_memory(drawn)
-        return self.draw(scaled(content.float(), drawn), styles, told, given=given, report=report)
+        return self.draw(
+            scaled(content.float(), drawn), styles, told, given=given, init_image=init_image, report=report
+        )
 
     def draw(
         self,
@@ -92,22 +109,27 @@ class Model:
         told: Told,
         *,
         given: Size,
+        init_image: Tensor | None = None,
         report: Report | None = None,
-    ) -> Tensor:
-        """`stylize` for a content that has the size already that it is drawn at; masks lie over one of size `given`."""
+    ) -> Picture:
+        """`picture` of a content that has the size already that it is drawn at; masks and `init_image` have `given`."""
         options, drawn = told.options, size_of(content)
         tile = tile_of(self.task, options, drawn)
         colours = Moments.of(content) if options.preserve_color == "coral" else None
         ready = prepared_styles(self.task, styles, options, given=given, drawn=drawn, colours=colours)
         canvas = padded(content, padded_size(type(self.task), drawn))
-        with self.reporting(report, options.passes) as passes:
+        with (
+            self.starting_from(init_image, canvas, given=given, drawn=drawn),
+            self.reporting(report, options.passes) as passes,
+        ):
             if tile:
-                image = self._in_tiles(canvas, ready, told, passes, tile)
+                picture = Picture(self._in_tiles(canvas, ready, told, passes, tile))
             else:
-                image = canvas
+                picture = Picture(canvas)
                 for _ in passes:
-                    image = self._image_of(self.task.stylize(image, ready, told.controls))
-        return finished(image, content, options)
+                    picture = self.task.stylize(self._image_of(picture), ready, told.controls)
+        image = None if picture.image is None else finished(picture.image, content, options)
+        return Picture(image, {name: unpadded(map, canvas, drawn) for name, map in picture.maps.items()})
 
     def frames(
         self,
@@ -146,6 +168,23 @@ class Model:
     def told(self, controls: Mapping[str, Any] | None) -> Told:
         """Named controls, checked and completed. Raises InvalidConfig."""
         return told(type(self.task), controls)
+
+    @contextmanager
+    def starting_from(self, init_image: Tensor | None, canvas: Tensor, *, given: Size, drawn: Size) -> Iterator[None]:
+        """The task has `init_image`, as large as its canvas, for one drawing. Raises ValueError if it takes none."""
+        if init_image is None:
+            yield
+            return
+        if not self.task.takes_init:
+            raise ValueError(f"init_image: a model of {self.name} starts from the content alone")
+        check_picture("init_image", init_image)
+        if size_of(init_image) != given:
+            raise ValueError(f"init_image: {size_of(init_image)}, but the content has {given}")
+        self.task.init_image = padded(scaled(init_image.float(), drawn), size_of(canvas))
+        try:
+            yield
+        finally:
+            self.task.init_image = None
 
     @contextmanager
     def reporting(self, report: Report | None, passes: int) -> Iterator[Iterator[int]]:
@@ -220,6 +259,17 @@ def finished(image: Tensor, content: Tensor, options: Options) -> Tensor:
     if options.preserve_color == "luminance":
         image = luminance_only(image.clamp(0, 1), content)
     return image.clamp(0, 1)
+
+
+def unpadded(map: Tensor, canvas: Tensor, drawn: Size) -> Tensor:
+    """A map without what it shows of the padding, if it lies over the canvas at a whole stride; others as they are."""
+    if map.ndim != 4:
+        return map
+    (height, width), over = map.shape[-2:], size_of(canvas)
+    stride = over.height // height
+    if (height * stride, width * stride) != over:
+        return map
+    return map[..., : -(-drawn.height // stride), : -(-drawn.width // stride)]
 
 
 class NoWeights(nn.Module):

@@ -9,8 +9,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import repeat
 from typing import Any
+from zipfile import ZipFile
 
 import redis
 import structlog
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from orchestrator.bus import Bus
 from stylemodels.images import CONTENT_TYPES, encode, load_picture
-from stylemodels.maps import load_mask, load_regions
+from stylemodels.maps import encoded_maps, load_mask, load_regions
 from stylemodels.method import Regions, Style
 from stylemodels.options import OPTIONS
 from stylemodels.schema import InvalidConfig
@@ -26,9 +28,10 @@ from stylemodels.stylize import Model
 
 log = structlog.get_logger()
 
+ZIP = "application/zip"
 LOOK_S = 1.0  # between two looks whether somebody still waits
 FIELDS = {"content": "/content", "styles": "/style", "weights": "/params/weights"}
-FIELDS |= {name: f"/{name}" for name in ("content_labels", "style_labels")}
+FIELDS |= {name: f"/{name}" for name in ("content_labels", "style_labels", "init_image")}
 FIELDS |= {name: f"/params/{name}" for name in OPTIONS}
 
 
@@ -87,13 +90,28 @@ def draw(
     content = pictures.read("content")
     styles = styles_of(request, pictures)
     model = load(request["model"])
+    start = pictures.read("init_image") if request["init_image"] else None
     with naming_fields():
-        result = model.stylize(content, styles, request["params"], report=watch)
+        picture = model.picture(content, styles, request["params"], init_image=start, report=watch)
+        if picture.image is None:
+            raise Refused(None, f"a model of {model.name} draws no pictures")
     with naming_fields("/params/format"):
-        data = encode(result, request["format"])
-    height, width = result.shape[-2:]
+        data = encode(picture.image, request["format"])
+    height, width = picture.image.shape[-2:]
     content_type = CONTENT_TYPES[request["format"]]
+    if request["maps"]:
+        content_type, data = ZIP, zipped(data, content_type, picture.maps)
     return {"status": 200, "content_type": content_type, "width": width, "height": height}, data
+
+
+def zipped(picture: bytes, content_type: str, maps: Mapping[str, Tensor]) -> bytes:
+    """`picture.png` (or .jpeg, .webp) and `maps/NAME.png`; stored as they are: they are compressed already."""
+    out = BytesIO()
+    with ZipFile(out, "w") as file:
+        file.writestr(f"picture.{content_type.partition('/')[2]}", picture)
+        for name, data in encoded_maps(maps).items():
+            file.writestr(f"maps/{name}.png", data)
+    return out.getvalue()
 
 
 class Pictures:
@@ -120,11 +138,11 @@ class Pictures:
         except ValueError as error:
             raise Refused(pointer_of_part(name), str(error)) from error
 
-    def regions(self) -> Regions:
-        """Raises Refused or Expired."""
-        content, style = self._data("content_labels"), self._data("style_labels")
+    def regions(self, content: int, style: int) -> Regions:
+        """From the maps of these numbers. Raises Refused or Expired."""
+        maps = self._data(f"content_labels-{content}"), self._data(f"style_labels-{style}")
         with naming_fields():
-            return load_regions(content, style, max_pixels=self._max_pixels)
+            return load_regions(*maps, max_pixels=self._max_pixels)
 
     def _data(self, name: str) -> bytes:
         data = self._bus.blob(self._request_id, name)
@@ -135,14 +153,14 @@ class Pictures:
 
 def styles_of(request: Mapping[str, Any], pictures: Pictures) -> list[Style]:
     """Raises Refused or Expired."""
-    regions = pictures.regions() if request["regions"] else None
+    of_content, of_styles = request["regions"]
     weights = request["weights"] or repeat(1.0)
     return [
         Style(
             image=pictures.read(f"style-{n}"),
             weight=weight,
             mask=pictures.mask(f"mask-{n}") if request["masks"] else None,
-            regions=regions,
+            regions=pictures.regions(min(n, of_content - 1), n) if of_styles else None,
         )
         for n, weight in zip(range(request["styles"]), weights, strict=False)
     ]

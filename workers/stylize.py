@@ -1,8 +1,9 @@
 """Stylise requests: taken from Redis while a warm worker is idle, answered over Redis.
 
 A request is {"id", "model": {"prefix", "files"}, "params": {control: value}, "weights": [number, …] | null, "format":
-"png" | "png16" | "jpeg" | "webp", "styles": n, "masks": bool, "regions": bool, "timeout_s"}, with the blobs `content`,
-`style-0`, …, `mask-0`, …, `content_labels` and `style_labels` as they were sent. The answer's head is {"status": 200,
+"png" | "png16" | "jpeg" | "webp", "styles": n, "masks": bool, "regions": [label maps of the content, of styles],
+"init_image": bool, "maps": bool, "timeout_s"}, with the blobs `content`, `style-0`, …, `mask-0`, …,
+`content_labels-0`, …, `style_labels-0`, … and `init_image` as they were sent. The answer's head is {"status": 200,
 "content_type", "width", "height"} with the picture, or {"status": 422, "detail", "pointer": a field of the form | null}
 or {"status": 500 | 503, "detail"} without bytes. All of it expires by itself.
 """

@@ -26,8 +26,9 @@ class Asked:
     content: UploadFile
     styles: list[UploadFile]
     masks: list[UploadFile]
-    content_labels: UploadFile | None
-    style_labels: UploadFile | None
+    content_labels: list[UploadFile]
+    style_labels: list[UploadFile]
+    init_image: UploadFile | None
     params: str
 
 
@@ -38,6 +39,7 @@ class Params:
     controls: dict[str, Any]  # those that were given, checked
     weights: list[float] | None = None
     format: str = "png"
+    maps: bool = False  # also what the method shows besides
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,19 @@ def checked(info: TaskInfo, asked: Asked, *, max_mpx: int) -> tuple[dict[str, An
     pictures |= {f"style-{n}": style.data for n, style in enumerate(styles)}
     pictures |= {f"mask-{n}": mask.data for n, mask in enumerate(masks)}
     pictures |= read_labels(asked, content, styles, max_mpx)
+    if asked.init_image is not None:
+        start = read_picture("/init_image", asked.init_image, max_mpx)
+        check_covers(start, content)
+        pictures["init_image"] = start.data
     request = {
         "params": params.controls,
         "weights": params.weights,
         "format": params.format,
         "styles": len(styles),
         "masks": bool(masks),
-        "regions": asked.content_labels is not None,
+        "regions": [len(asked.content_labels), len(asked.style_labels)],
+        "init_image": asked.init_image is not None,
+        "maps": params.maps,
     }
     return request, pictures
 
@@ -93,12 +101,15 @@ def read_params(info: TaskInfo, text: str, styles: int) -> Params:
     format = given.pop("format", "png")
     if not isinstance(format, str) or format not in FORMATS:
         raise invalid_field("/params/format", f"allowed are {', '.join(FORMATS)}")
+    maps = given.pop("maps", False)
+    if not isinstance(maps, bool):
+        raise invalid_field("/params/maps", "must be true or false")
     weights = None if (listed := given.pop("weights", None)) is None else read_weights(listed, styles)
     try:
         complete = info.complete_controls(given)
     except InvalidConfig as error:
         raise invalid_fields([FieldProblem(f"/params{e.pointer}", e.detail) for e in error.errors]) from error
-    return Params({name: complete[name] for name in given}, weights, format)
+    return Params({name: complete[name] for name in given}, weights, format, maps)
 
 
 def read_weights(listed: Any, styles: int) -> list[float]:
@@ -129,15 +140,22 @@ def check_styles(info: TaskInfo, asked: Asked) -> None:
         raise invalid_field("/mask", f"a model of {name} takes no masks")
     if asked.masks and len(asked.masks) != count:
         raise invalid_field("/mask", f"{len(asked.masks)} masks were given for {count} styles: one for each, or none")
-    labels = {"/content_labels": asked.content_labels, "/style_labels": asked.style_labels}
-    given = [pointer for pointer, upload in labels.items() if upload is not None]
-    if given and not info.regions:
+    if asked.init_image is not None and not info.init_image:
+        raise invalid_field("/init_image", f"a model of {name} starts from the content alone")
+    check_labels(info, name, len(asked.content_labels), len(asked.style_labels), styles=count)
+
+
+def check_labels(info: TaskInfo, name: str, of_content: int, of_styles: int, *, styles: int) -> None:
+    """One map for every style, and one for the content, or one a style. Raises Invalid."""
+    given = [pointer for pointer, n in (("/content_labels", of_content), ("/style_labels", of_styles)) if n]
+    if not given:
+        return
+    if not info.regions:
         raise invalid_field(given[0], f"a model of {name} takes no label maps")
-    if len(given) == 1:
-        missing = next(pointer for pointer in labels if pointer not in given)
-        raise invalid_field(missing, f"is missing: it belongs to {given[0]}")
-    if given and count != 1:
-        raise invalid_field("/style_labels", f"label maps go with one style, {count} were given")
+    if of_styles != styles:
+        raise invalid_field("/style_labels", f"{of_styles} were given for {styles} styles: one for each, or none")
+    if of_content not in (1, styles):
+        raise invalid_field("/content_labels", f"{of_content} were given for {styles} styles: one for all, or for each")
 
 
 def read_picture(pointer: str, upload: UploadFile, max_mpx: int, readable: tuple[str, ...] = READABLE) -> Uploaded:
@@ -156,18 +174,14 @@ def read_picture(pointer: str, upload: UploadFile, max_mpx: int, readable: tuple
 
 
 def read_labels(asked: Asked, content: Uploaded, styles: list[Uploaded], max_mpx: int) -> dict[str, bytes]:
-    """The pair of label maps, each as large as its picture. Raises Invalid."""
-    if asked.content_labels is None or asked.style_labels is None:
-        return {}
-    maps = {
-        "content_labels": (asked.content_labels, content),
-        "style_labels": (asked.style_labels, styles[0]),
-    }
+    """The label maps, each as large as its picture. Raises Invalid."""
+    of_content = [(f"content_labels/{n}", upload, content) for n, upload in enumerate(asked.content_labels)]
+    of_styles = [(f"style_labels/{n}", upload, styles[n]) for n, upload in enumerate(asked.style_labels)]
     read = {}
-    for name, (upload, picture) in maps.items():
+    for name, upload, picture in of_content + of_styles:
         labels = read_picture(f"/{name}", upload, max_mpx, readable=("PNG",))
         check_covers(labels, picture)
-        read[name] = labels.data
+        read[name.replace("/", "-")] = labels.data
     return read
 
 

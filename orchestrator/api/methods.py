@@ -30,6 +30,7 @@ class TaskView(View):
     styles: tuple[int, int]  # fewest and most style pictures of a stylisation
     masks: bool  # a stylisation may say where each style goes
     regions: bool  # a stylisation may pair regions of content and style
+    init_image: bool  # a stylisation may go on from another picture of the content
     trains: bool  # false: there is nothing to learn, so no job
     multiple: int
     shared_out: str | None  # the setting whose number workers divide; null: one worker only

@@ -26,7 +26,15 @@ LOOK_S = 1.0  # between two looks whether the caller is still there
 GRACE_S = 5.0  # beyond the time that the worker has: its own word about it comes first
 RETRY_AFTER_S = 2
 PICTURE = {"schema": {"type": "string", "format": "binary"}}
-PARAMS = "JSON: the model's controls, `weights` (a number for each style), `format` (png, png16, jpeg, webp)"
+PARAMS = (
+    "JSON: the model's controls, `weights` (a number for each style), `format` (png, png16, jpeg, webp), "
+    "`maps` (true: a ZIP of the picture and of what the method shows besides)"
+)
+ZIP = "application/zip"
+LabelMaps = Annotated[
+    list[UploadFile], File(description="PNG, a colour for each region: one for all styles or for each")
+]
+StyleLabels = Annotated[list[UploadFile], File(description="PNG, the same colours in the style picture: one for each")]
 
 StylePictures = Annotated[list[UploadFile], File(description="for models of arbitrary styles")]
 Masks = Annotated[
@@ -39,7 +47,7 @@ Masks = Annotated[
     response_class=Response,
     responses={
         **problems(404, *WRITES),
-        200: {"description": "the picture", "content": dict.fromkeys(FORMATS.values(), PICTURE)},
+        200: {"description": "the picture", "content": dict.fromkeys([*FORMATS.values(), ZIP], PICTURE)},
     },
 )
 async def stylize(
@@ -51,8 +59,9 @@ async def stylize(
     content: Annotated[UploadFile, File(description="JPEG, PNG or WebP")],
     style: StylePictures = [],  # noqa: B006
     mask: Masks = [],  # noqa: B006
-    content_labels: Annotated[UploadFile | None, File(description="PNG: a colour for each region")] = None,
-    style_labels: Annotated[UploadFile | None, File(description="PNG: the same colours in the style picture")] = None,
+    content_labels: LabelMaps = [],  # noqa: B006
+    style_labels: StyleLabels = [],  # noqa: B006
+    init_image: Annotated[UploadFile | None, File(description="a picture to start from, as large as content")] = None,
     params: Annotated[str, Form(description=PARAMS)] = "{}",
 ) -> Response:
     """Draw `content` in the style of a model, as large as it is after its EXIF rotation unless `params` say a size.
@@ -60,7 +69,7 @@ async def stylize(
     503 when no warm worker is free: try again after `Retry-After`. A picture that takes longer than the service's
     setting `stylize_timeout_s` is given up.
     """
-    asked = Asked(content, style, mask, content_labels, style_labels, params)
+    asked = Asked(content, style, mask, content_labels, style_labels, init_image, params)
     body, pictures = await run_in_threadpool(_prepared, services, caller, name, version, asked)
     if not services.drawing.acquire(blocking=False):
         raise Unavailable("too many pictures are being drawn", retry_after_s=RETRY_AFTER_S)

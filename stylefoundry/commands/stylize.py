@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
+from zipfile import ZipFile
 
 import typer
 from rich.markup import escape
@@ -51,11 +53,14 @@ class Look:
     styles: Sequence[Path]
     weights: Sequence[float] | None
     masks: Sequence[Path]
-    labels: tuple[Path, Path] | None
+    labels: Sequence[tuple[Path, Path]]
+    init_image: Path | None
+    maps: Path | None
     params: Mapping[str, Any]
 
-    def draw(self, client: Client, content: Path) -> bytes:
-        return client.stylize(
+    def draw(self, client: Client, content: Path, result: Path) -> None:
+        """Into `result`, which appears when it is whole; maps beside it."""
+        answer = client.stylize(
             self.name,
             content,
             version=self.version,
@@ -63,8 +68,18 @@ class Look:
             weights=self.weights,
             masks=self.masks,
             labels=self.labels,
-            params=self.params,
+            init_image=self.init_image,
+            params=self.params if self.maps is None else {**self.params, "maps": True},
         )
+        write(result, answer if self.maps is None else self._unpacked(answer, result.stem, self.maps))
+
+    def _unpacked(self, answer: bytes, stem: str, folder: Path) -> bytes:
+        """The picture of a ZIP; its maps go to `folder`."""
+        with ZipFile(BytesIO(answer)) as file:
+            picture, *maps = file.namelist()
+            for name in maps:
+                write(folder / f"{stem}-{PurePosixPath(name).name}", file.read(name))
+            return file.read(picture)
 
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A version is a number or an alias.")]
@@ -83,9 +98,17 @@ def stylize(
     mask: Annotated[
         list[Path] | None, typer.Option(**Exists, help="Where a style goes, white on black: one for each style.")
     ] = None,
-    labels: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(**Exists, metavar="CONTENT STYLE", help="PNGs whose colours pair regions of content and style."),
+    content_labels: Annotated[
+        list[Path] | None, typer.Option(**Exists, help="PNG: a colour for each region; one for all styles or for each.")
+    ] = None,
+    style_labels: Annotated[
+        list[Path] | None, typer.Option(**Exists, help="PNG: the same colours in the style picture, one for each.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(**Exists, help="Another picture of the content, for models that go on from one.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(file_okay=False, help="A folder for what the method shows besides the picture.")
     ] = None,
     strength: Annotated[float | None, typer.Option(help="0 keeps the content, 1 takes the style.")] = None,
     preserve_color: Annotated[Color | None, typer.Option(help="How the content's colours are kept.")] = None,
@@ -109,10 +132,12 @@ def stylize(
     results = result_of(content[0], output, format) if single else results_of(content, output, format)
     styles, weights = styles_of(style or [])
     name, version = reference_of(reference)
-    look = Look(name, version, styles, weights, mask or [], labels, params | {"format": format.value})
+    labels = label_pairs(content_labels or [], style_labels or [])
+    params["format"] = format.value
+    look = Look(name, version, styles, weights, mask or [], labels, init, maps, params)
     with client_of(data_dir) as client:
         if single and not (resume and output.is_file()):
-            write(output, look.draw(client, content[0]))
+            look.draw(client, content[0], output)
             out.print(str(output), soft_wrap=True)
         elif not single:
             many(client, look, results, resume=resume)
@@ -138,6 +163,14 @@ def styles_of(given: Sequence[str]) -> tuple[list[Path], list[float] | None]:
         styles.append(path)
         weights.append(weight)
     return styles, (None if set(weights) <= {1.0} else weights)
+
+
+def label_pairs(contents: Sequence[Path], styles: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """A pair for every style. Raises typer.BadParameter where they do not pair."""
+    contents = [contents[0]] * len(styles) if len(contents) == 1 and styles else contents
+    if len(contents) != len(styles):
+        raise typer.BadParameter(f"{len(contents)} --content-labels for {len(styles)} --style-labels: one, or as many")
+    return list(zip(contents, styles, strict=True))
 
 
 def _number(text: str, whole: str) -> float:
@@ -193,7 +226,7 @@ def many(client: Client, look: Look, results: Mapping[Path, Path], *, resume: bo
         for result, picture in results.items():
             if not (resume and result.is_file()):
                 try:
-                    write(result, look.draw(client, picture))
+                    look.draw(client, picture, result)
                 except (ApiError, OSError) as error:
                     if isinstance(error, ApiError) and is_common(error):
                         raise

@@ -27,6 +27,8 @@ class Drawing:
     controls: dict[str, Any]
     bits: Bits
     quality: int
+    init_image: Path | None
+    maps: Path | None
 
     def draw(self, content: Path, out: Path, report: Callable[[float], None]) -> None:
         stylize_file(
@@ -35,6 +37,8 @@ class Drawing:
             out,
             self.styles,
             self.controls,
+            init_image=self.init_image,
+            maps=self.maps,
             report=report,
             bits=self.bits,
             quality=self.quality,
@@ -66,6 +70,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--quality", type=int, default=QUALITY, help="of JPEG and WebP, 1 to 100 (default: %(default)s)"
     )
+    command.add_argument(
+        "--init", type=Path, metavar="FILE", help="another picture of the content, for methods that go on from one"
+    )
+    command.add_argument(
+        "--maps", type=Path, metavar="DIR", help="also write what the method shows besides: label maps, attention, …"
+    )
     command.add_argument("--resume", action="store_true", help="folders: leave results alone that are there already")
     add_machine(command)
 
@@ -79,7 +89,9 @@ def run(options: argparse.Namespace) -> int:
     check_places(options)
     model = drawing_model(options)
     model.told(controls)
-    drawing = Drawing(model, drawing_styles(options), controls, options.bits, options.quality)
+    drawing = Drawing(
+        model, drawing_styles(options), controls, options.bits, options.quality, options.init, options.maps
+    )
     if options.content.is_dir():
         return draw_folder(drawing, options.content, options.out, options.format, skip=options.resume)
     drawing.draw(options.content, options.out, lambda share: progress.show(f"{progress.bar(share)} {share:.0%}"))

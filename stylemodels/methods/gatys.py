@@ -107,6 +107,7 @@ class Optimise(Task):
     model_parts = ()
     styles = (1, 8)
     multiple = 1
+    takes_init = True
     trains = False
 
     def __init__(self, config: OptimiseConfig, given: Given) -> None:
@@ -119,7 +120,8 @@ class Optimise(Task):
 
         Its maps are the history of the weighted terms, by name: `content_loss`, `style_loss`, `tv_loss`, `range_loss`.
         """
-        picture, history = optimised(self.encoder, content, styles, controls, report=self.report)
+        start = self.init_image
+        picture, history = optimised(self.encoder, content, styles, controls, start=start, report=self.report)
         return Picture(picture, history)
 
     def onnx_form(self) -> str:
@@ -136,17 +138,19 @@ def optimised(
     styles: Sequence[Style],
     controls: StylizeControls,
     *,
+    start: Tensor | None = None,
     report: Callable[[float], None] = lambda share: None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The picture (1, 3, H, W) in [0, 1], and each weighted term at every evaluation and of the result, 1-D.
 
-    report: told how much is done after every evaluation. Works under `no_grad` and `inference_mode`.
+    start: where it begins, instead of at what `controls.init` says. report: told how much is done after every
+    evaluation. Works under `no_grad` and `inference_mode`.
     """
     # Gradients are needed whatever the caller does, and a tensor of inference mode can never have one.
     with torch.inference_mode(False), torch.enable_grad():
         content = content.clone()
         target = Target(encoder, content, [Style(style.image.clone(), style.weight) for style in styles])
-        picture = first_picture(content, controls).requires_grad_()
+        picture = (first_picture(content, controls) if start is None else start.clone()).requires_grad_()
         weights = weights_of(encoder, controls)
         optimizer = optimizer_of(picture, controls)
         history: list[Tensor] = []

@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 
 ADAPTED = {"task": "adapt", "config": {"encoder": "random", "width": 4, "res_blocks": 1}}  # the model is the style
 ADAIN = {"method": "adain", "task": "train", "config": {"encoder": "random"}}  # 1 to 8 styles, masks
+GATYS = {"method": "gatys", "task": "optimise", "config": {"encoder": "random"}}  # goes on from another picture
 LINEAR = {"method": "linear", "task": "train", "config": {"encoder": "random"}}  # label maps too
 
 
@@ -91,14 +92,27 @@ def test_label_maps_travel_as_a_pair(api: Api, settings: Settings):
     api.add_model("starry", **LINEAR)
 
     def answer(bus: Bus, request: dict[str, Any]) -> Answer:
-        parts = [bus.blob(request["id"], name) or b"" for name in ("content_labels", "style_labels")]
+        parts = [bus.blob(request["id"], name) or b"" for name in ("content_labels-0", "style_labels-0")]
         return {"status": 200, "content_type": "image/png"}, b"|".join(parts)
 
     labels = {"content_labels": images.palette_png(8, 6), "style_labels": images.palette_png(8, 4)}
     with warm_worker(settings, answer) as taken:
         answered = stylize(api, files=form(**labels))
     assert answered.content == b"|".join(labels.values())
-    assert taken[0]["regions"] is True
+    assert taken[0]["regions"] == [1, 1]
+
+
+def test_maps_and_a_picture_to_start_from_are_asked_for(api: Api, settings: Settings):
+    api.add_model("starry", **GATYS)
+
+    def answer(bus: Bus, request: dict[str, Any]) -> Answer:
+        return {"status": 200, "content_type": "application/zip"}, bus.blob(request["id"], "init_image") or b""
+
+    start = picture(8, 6)
+    with warm_worker(settings, answer) as taken:
+        answered = stylize(api, {"maps": True}, files=form(styles=1, init_image=start))
+    assert (answered.headers["content-type"], answered.content) == ("application/zip", start)
+    assert (taken[0]["maps"], taken[0]["init_image"], taken[0]["params"]) == (True, True, {})
 
 
 def test_what_a_worker_refuses_is_told_under_its_field(api: Api, settings: Settings):
@@ -221,9 +235,12 @@ def test_bad_params_are_told_under_their_field(api: Api, settings: Settings, par
         (LINEAR, form(content_labels=picture()), "/style_labels"),
         (LINEAR, form(style_labels=picture(8, 4)), "/content_labels"),
         (LINEAR, form(styles=2, content_labels=picture(), style_labels=picture(8, 4)), "/style_labels"),
-        (LINEAR, form(content_labels=picture(9, 6), style_labels=picture(8, 4)), "/content_labels"),
-        (LINEAR, form(content_labels=picture(), style_labels=picture(8, 5)), "/style_labels"),
-        (LINEAR, form(content_labels=picture(format="JPEG"), style_labels=picture(8, 4)), "/content_labels"),
+        (LINEAR, form(content_labels=picture(9, 6), style_labels=picture(8, 4)), "/content_labels/0"),
+        (LINEAR, form(content_labels=picture(), style_labels=picture(8, 5)), "/style_labels/0"),
+        (LINEAR, form(content_labels=picture(format="JPEG"), style_labels=picture(8, 4)), "/content_labels/0"),
+        (ADAIN, form(init_image=picture()), "/init_image"),
+        (GATYS, form(init_image=picture(9, 6)), "/init_image"),
+        (GATYS, form(init_image=b"text"), "/init_image"),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

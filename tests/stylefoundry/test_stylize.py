@@ -134,5 +134,27 @@ def test_masks_weights_and_format_reach_the_model(client: Client, here: Path):
         client.stylize("gatys", here / "mine.jpg", styles=styles, weights=[1, -3])
     assert [field.pointer for field in refused.value.errors] == ["/params/weights/1"]
     with pytest.raises(ApiError) as refused:
-        client.stylize("gatys", here / "mine.jpg", styles=styles[:1], labels=styles)
+        client.stylize("gatys", here / "mine.jpg", styles=styles[:1], labels=[styles])
     assert [field.pointer for field in refused.value.errors] == ["/content_labels"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_maps_and_a_picture_to_start_from_go_through_the_command_line(cli: Run, here: Path):
+    told = (
+        "mine.jpg",
+        "--style",
+        "wave.jpg",
+        "--set",
+        "steps=2",
+        "--init",
+        "mine.jpg",
+        "--maps",
+        "maps",
+        "-o",
+        "a.jpg",
+    )
+    cli("models", "stylize", "gatys", *told)
+    assert opened(here / "a.jpg").format == "JPEG"
+    assert opened(here / "maps" / "a-style_loss.png").size == (240, 120)
+    said = cli("models", "stylize", "gatys", "mine.jpg", "--style", "wave.jpg", "--style-labels", "white.png", status=2)
+    assert "0 --content-labels for 1 --style-labels" in said.stderr

@@ -202,3 +202,22 @@ def test_two_contents_with_one_result_are_refused(place: Path, capsys: pytest.Ca
     save_picture(photos(1, 32)[0], place / "photos" / "0.jpg")
     assert stylize(place, *painting(place, 0), "--format", "png", content="photos", out="drawn") == 1
     assert "would both become" in capsys.readouterr().err
+
+
+def test_maps_lie_in_a_folder_of_their_own_and_a_drawing_goes_on_from_another(place: Path):
+    method, task = find_task("gatys/optimise")
+    write_model(place / "gatys", small_task("gatys/optimise"), method, task)
+    start = place / "start.png"
+    save_picture(photos(1, 48, seed=8)[0, :, :40], start)
+    quick = ["--set", "steps=1", "optimizer=adam", "lr=1e-6", "--model", str(place / "gatys")]
+    told = ["--content", str(place / "photo.png"), "--out", str(place / "out.png"), *painting(place, 0)]
+
+    assert main(["stylize", *told, *quick, "--init", str(start), "--maps", str(place / "maps")]) == 0
+
+    assert_close(drawn(place), load_picture(start), rtol=0, atol=2 * ROUNDED)
+    assert {path.name for path in (place / "maps").iterdir()} >= {"out-content_loss.png", "out-style_loss.png"}
+
+
+def test_a_model_that_starts_from_the_content_alone_says_so(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert stylize(place, *painting(place, 0), "--init", str(place / "photo.png")) == 1
+    assert "init_image: a model of linear/train starts from the content alone" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from stylemodels.checkpoint import Damaged
 from stylemodels.colour import coral, luminance_only
 from stylemodels.export import Card, describe_model, read_model, write_model
+from stylemodels.maps import curve
 from stylemodels.method import Style
 from stylemodels.methods import find_task
 from stylemodels.stylize import Model, interpolate, load_model
@@ -370,3 +371,33 @@ def test_no_model_stumbles_over_extreme_pictures(name: str):
         assert result.shape == content.shape
         assert result.isfinite().all()
         assert 0 <= result.min() <= result.max() <= 1
+
+
+# --- what lies beside a picture ---------------------------------------------------------------------------------------
+
+
+def test_maps_over_the_canvas_lose_the_padding_and_others_stay_as_they_are():
+    model = blend()
+    picture = model.picture(photos(1, 64)[..., :45], [Style(paintings(1, 40))])
+    assert picture.image is not None
+    assert picture.image.shape[-2:] == (64, 45)
+    assert picture.maps["label"].shape == (1, 1, 8, 6), "45 px reach into the sixth cell of 8 px; the canvas has 48"
+    assert picture.maps["curve"].shape == (5,)
+
+
+def test_a_drawing_begins_at_another_picture_once():
+    model, content, start = blend(), photos(1, 64)[..., :45], photos(1, 64, seed=3)[..., :45]
+    told = {"alpha": 0.0}
+    assert_close(model.stylize(content, [Style(paintings(1, 40))], told, init_image=start), start)
+    assert_close(model.stylize(content, [Style(paintings(1, 40))], told), content)
+
+
+def test_a_picture_to_start_from_is_as_large_as_the_content():
+    with pytest.raises(ValueError, match="init_image: 32 x 32 px, but the content has 64 x 64 px"):
+        blend().stylize(photos(1, 64), [Style(paintings(1, 40))], init_image=photos(1, 32))
+
+
+def test_a_curve_is_drawn_from_its_smallest_to_its_largest_value():
+    drawn = curve(torch.arange(5.0), height=5, width=5)
+    assert torch.equal(drawn.argmin(2)[0, 0], torch.tensor([4, 3, 2, 1, 0])), "a rising line goes from bottom to top"
+    assert_close(curve(torch.ones(3), height=4, width=6)[0, 0, 3], torch.full((6,), 0.2))

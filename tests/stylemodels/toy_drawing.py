@@ -35,6 +35,7 @@ class Blend(Task):
     styles = (1, 4)
     masks = True
     regions = True
+    takes_init = True
     strength = "alpha"
 
     def __init__(self, config: NoControls = NoControls(), *_: Any) -> None:  # noqa: B008
@@ -48,7 +49,9 @@ class Blend(Task):
         means = [share_of(style, content) * style.image.mean((2, 3), keepdim=True) for style in styles]
         painted = torch.stack([mean.expand_as(content) for mean in means]).sum(0)
         self.report(0.5)
-        return Picture(content.lerp(painted, controls.alpha))
+        start = content if self.init_image is None else self.init_image
+        label = (content.mean(1, keepdim=True)[..., ::8, ::8] > 0.5).float()
+        return Picture(start.lerp(painted, controls.alpha), {"label": label, "curve": torch.arange(5.0)})
 
 
 class Invert(Task):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import uuid
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -26,8 +28,8 @@ from tests import images
 from workers.drawing import Expired, Refused, Watch, draw, pointer_of_message
 
 PLAIN: Mapping[str, Any] = {
-    "model": {}, "params": {}, "weights": None, "format": "png", "styles": 1, "masks": False, "regions": False,
-    "timeout_s": 60,
+    "model": {}, "params": {}, "weights": None, "format": "png", "styles": 1, "masks": False, "regions": [0, 0],
+    "init_image": False, "maps": False, "timeout_s": 60,
 }  # fmt: skip
 WHITE = images.encoded(np.full((48, 64), 255, dtype=np.uint8), "PNG")
 BLACK = images.encoded(np.zeros((48, 64), dtype=np.uint8), "PNG")
@@ -61,7 +63,7 @@ def drawn(
 ) -> tuple[dict[str, Any], bytes]:
     """Content and one style unless `blobs` say otherwise; `style_0` is the blob `style-0`."""
     pictures = {"content": images.jpeg(64, 48), "style_0": images.jpeg(40, 40, seed=1)} | blobs
-    named = {name if "labels" in name else name.replace("_", "-"): data for name, data in pictures.items()}
+    named = {re.sub(r"_(\d)$", r"-\1", name): data for name, data in pictures.items()}
     request_id = uuid.uuid4().hex
     bus.request(request_id, {}, named, expire_s=30)
     request = {**PLAIN, "id": request_id, **(change or {})}
@@ -110,10 +112,39 @@ def test_a_weight_of_zero_leaves_a_style_out(bus: Bus):
 def test_label_maps_pair_regions(bus: Bus):
     halves = images.encoded(np.repeat([[0, 200]], 48, axis=0).repeat(32, axis=1).astype(np.uint8), "PNG")
     style_halves = images.encoded(np.repeat([[200, 0]], 40, axis=0).repeat(20, axis=1).astype(np.uint8), "PNG")
-    labels = {"content_labels": halves, "style_labels": style_halves}
+    labels = {"content_labels_0": halves, "style_labels_0": style_halves}
     plain = load_picture(drawn(bus, DEEP, task="linear/train")[1])
-    paired = load_picture(drawn(bus, {"regions": True, **DEEP}, task="linear/train", **labels)[1])
+    paired = load_picture(drawn(bus, {"regions": [1, 1], **DEEP}, task="linear/train", **labels)[1])
     assert distance(paired, plain) > 0
+
+
+def test_one_label_map_of_the_content_goes_with_every_style(bus: Bus):
+    halves = images.encoded(np.repeat([[0, 200]], 48, axis=0).repeat(32, axis=1).astype(np.uint8), "PNG")
+    of_styles = {f"style_labels_{n}": images.encoded(np.full((40, 40), 200 * n, np.uint8), "PNG") for n in (0, 1)}
+    two = {"styles": 2, "regions": [1, 2]}
+    shared = drawn(bus, two, task="linear/train", style_1=images.jpeg(40, 40), content_labels_0=halves, **of_styles)
+    each = {"content_labels_0": halves, "content_labels_1": halves, **of_styles}
+    apart = drawn(bus, two | {"regions": [2, 2]}, task="linear/train", style_1=images.jpeg(40, 40), **each)
+    assert shared == apart
+
+
+def test_maps_come_in_a_zip_beside_the_picture(bus: Bus):
+    quick = {"params": {"steps": 2}}
+    plain = drawn(bus, quick, task="gatys/optimise")[1]
+    head, data = drawn(bus, {**quick, "maps": True}, task="gatys/optimise")
+    assert (head["content_type"], head["width"]) == ("application/zip", 64)
+    with ZipFile(io.BytesIO(data)) as file:
+        assert file.namelist()[:2] == ["picture.png", "maps/content_loss.png"]
+        assert file.read("picture.png") == plain
+        assert Image.open(io.BytesIO(file.read("maps/style_loss.png"))).size == (240, 120)
+
+
+def test_a_drawing_goes_on_from_another_picture(bus: Bus):
+    start = images.png(64, 48, seed=5)
+    quick = {"params": {"steps": 1, "optimizer": "adam", "lr": 1e-6}}
+    begun = drawn(bus, {**quick, "init_image": True}, task="gatys/optimise", init_image=start)[1]
+    assert distance(load_picture(begun), load_picture(start)) < 0.01
+    assert distance(load_picture(drawn(bus, quick, task="gatys/optimise")[1]), load_picture(start)) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -133,13 +164,19 @@ def test_label_maps_pair_regions(bus: Bus):
         ({"styles": 0}, {}, "/style", "0 pictures were given"),
         ({"weights": [0.0]}, {}, "/params/weights", "not all 0"),
         (
-            {"regions": True},
-            {"content_labels": images.jpeg(), "style_labels": images.png(40, 40)},
+            {"regions": [1, 1]},
+            {"content_labels_0": images.jpeg(), "style_labels_0": images.png(40, 40)},
             "/content_labels",
             "PNG",
         ),
-        ({"regions": True}, {"content_labels": WHITE, "style_labels": images.truncated(WHITE)}, "/style_labels", "PNG"),
-        ({"regions": True}, {"content_labels": WHITE, "style_labels": WHITE}, "/content_labels", "takes none"),
+        (
+            {"regions": [1, 1]},
+            {"content_labels_0": WHITE, "style_labels_0": images.truncated(WHITE)},
+            "/style_labels",
+            "PNG",
+        ),
+        ({"regions": [1, 1]}, {"content_labels_0": WHITE, "style_labels_0": WHITE}, "/content_labels", "takes none"),
+        ({"init_image": True}, {"init_image": images.png(64, 48)}, "/init_image", "starts from the content alone"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_under_its_field(

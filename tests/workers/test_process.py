@@ -41,7 +41,8 @@ def model(stocked: Bench) -> ModelVersion:
 
 
 PLAIN: Mapping[str, Any] = {
-    "params": {}, "weights": None, "format": "png", "styles": 0, "masks": False, "regions": False, "timeout_s": 60,
+    "params": {}, "weights": None, "format": "png", "styles": 0, "masks": False, "regions": [0, 0],
+    "init_image": False, "maps": False, "timeout_s": 60,
 }  # fmt: skip
 
 

@@ -75,6 +75,7 @@ function params() {
   for (const field of form.querySelectorAll("[data-param][data-told]")) told[field.dataset.param] = valueOf(field);
   const weights = [...form.querySelectorAll(".style [name=weight]")].map((field) => Number(field.value));
   if (weights.length > 1) told.weights = weights;
+  if (form.elements.maps.checked) told.maps = true;
   return told;
 }
 
@@ -112,6 +113,38 @@ function picture(source, alt) {
   return button;
 }
 
+// The files of a ZIP that keeps them as they are, without compression, as the service sends it: name -> blob.
+async function unzipped(blob) {
+  const view = new DataView(await blob.arrayBuffer()), files = new Map();
+  for (let at = 0; view.getUint32(at, true) === 0x04034b50; ) {
+    const size = view.getUint32(at + 18, true), named = view.getUint16(at + 26, true);
+    const start = at + 30 + named + view.getUint16(at + 28, true);
+    const name = new TextDecoder().decode(new Uint8Array(view.buffer, at + 30, named));
+    files.set(name, new Blob([new Uint8Array(view.buffer, start, size)], { type: `image/${name.split(".").pop()}` }));
+    at = start + size;
+  }
+  return files;
+}
+
+function showMaps(files) {
+  const figures = [...files].map(([name, blob]) => {
+    const figure = document.createElement("figure"), caption = document.createElement("figcaption");
+    caption.textContent = name.replace(/^maps\/|\.png$/g, "");
+    figure.append(picture(URL.createObjectURL(blob), caption.textContent), caption);
+    return figure;
+  });
+  byId("maps").replaceChildren(...figures);
+  byId("maps").hidden = figures.length === 0;
+}
+
+async function showAnswer(blob, seconds) {
+  const files = blob.type === "application/zip" ? await unzipped(blob) : new Map([["picture", blob]]);
+  const [[name, result]] = files;
+  files.delete(name);
+  showMaps(files);
+  showResult(result, seconds);
+}
+
 function showResult(blob, seconds) {
   const all = byId("compare"), content = URL.createObjectURL(form.elements.content.files[0]);
   const result = URL.createObjectURL(blob), save = byId("save");
@@ -135,7 +168,7 @@ form.addEventListener("submit", async (event) => {
   button.disabled = true;
   tell("Drawing…");
   try {
-    showResult(await drawn(request()), (performance.now() - began) / 1000);
+    await showAnswer(await drawn(request()), (performance.now() - began) / 1000);
     tell("");
   } catch (error) {
     tell(error.message, true);
