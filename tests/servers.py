@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+import psycopg
 import rclone_api
 import redis
 from minio import Minio
@@ -163,6 +164,20 @@ class PostgresServer(Server):
         """SQLAlchemy URL of one of its databases."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
+    def with_database(self, name: str) -> str:
+        """The URL of a new, empty database; the server has to run."""
+        self._execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def without_database(self, name: str) -> None:
+        """Drop it, whoever is connected."""
+        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        url = self.url("postgres").replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
+
     def command(self) -> list[str]:
         if not self._data.exists():
             self._initialise()
@@ -224,6 +239,10 @@ class RayServer(Server):
                 f"--object-store-memory={160 * 1024 * 1024}",
             ]
         )
+
+    def environment_of_nodes(self) -> dict[str, str]:
+        """Of a further node's processes."""
+        return {**os.environ, **self.environment()}
 
     def environment(self) -> dict[str, str]:
         own = {"GRPC_ENABLE_FORK_SUPPORT": "false", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12"}

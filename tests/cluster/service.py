@@ -13,7 +13,6 @@ from pathlib import Path
 from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from stylefoundry import Client
-from tests import images
 from tests.servers import RayServer
 from tests.waiting import wait_until
 
@@ -26,14 +25,19 @@ class Replica:
     def __init__(self, module: str, log: Path, environment: Mapping[str, str], port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        with log.open("wb") as output:
+        self._module, self._environment = module, environment
+        self.start()
+
+    def start(self) -> None:
+        """Also after a kill, on the same port."""
+        with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                tethered([sys.executable, "-P", "-m", module]),
+                tethered([sys.executable, "-P", "-m", self._module]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | environment,
-                cwd=log.parent,
+                env=os.environ | self._environment,
+                cwd=self.log.parent,
             )
 
     @property
@@ -73,22 +77,12 @@ class Service:
     def client(self, n: int) -> Client:
         """Of the n-th API replica, 0 or 1."""
         key = self._settings["STYLEFOUNDRY_ADMIN_KEY"]
-        return Client(url=self.apis[n].url, api_key=key, patience_s=60)
+        return Client(url=self.apis[n].url, api_key=key, patience_s=90)
 
     def wait_until_up(self) -> None:
         for api in self.apis:
             wait_until(lambda: _ready(api.url) or not api.running, START_S, "an API replica is ready", every_s=0.2)  # noqa: B023
             assert api.running, api.log.read_text()[-2000:]
-
-    def push_pictures(self) -> None:
-        """`photos` through one replica, `paintings` through the other."""
-        for n, (name, count) in enumerate((("photos", 8), ("paintings", 4))):
-            folder = self._folder / name
-            folder.mkdir()
-            for i in range(count):
-                (folder / f"{i}.jpg").write_bytes(images.jpeg(48, 40, seed=100 * n + i))
-            with self.client(n) as client:
-                client.push_dataset(name, folder)
 
     def stop(self) -> None:
         for replica in (*self.apis, *self.dispatchers):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store import migrate
 from stylefoundry import Client
 from stylefoundry.types import Job
 from tests.cluster.service import Service
-from tests.faults.stack import CONFIG
+from tests.conftest import Bucket
+from tests.faults.deployed import KEY, Stores, deployed
+from tests.faults.work import CONFIG
+from tests.flow.test_http_only import from_pictures_to_a_stylised_picture
 from tests.servers import PostgresServer, RayServer, S3Server, ValkeyServer
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
-KEY = "sf_" + 32 * "k"
 BODY: dict[str, Any] = {
     "method": "metastyle",
     "task": "train",
@@ -35,35 +34,14 @@ BODY: dict[str, Any] = {
 def service(
     tmp_path_factory: pytest.TempPathFactory, _postgres: PostgresServer, _valkey: ValkeyServer, _s3: S3Server
 ) -> Iterator[Service]:
-    for server in (_postgres, _valkey, _s3):
-        server.start()
-    folder = tmp_path_factory.mktemp("cluster")
-    settings = {
-        "STYLEFOUNDRY_DATABASE_URL": _postgres.url("postgres"),
-        "STYLEFOUNDRY_REDIS_URL": _valkey.url,
-        "STYLEFOUNDRY_S3_URL": _s3.url,
-        "STYLEFOUNDRY_S3_BUCKET": "cluster",
-        "STYLEFOUNDRY_S3_ACCESS_KEY": _s3.access_key,
-        "STYLEFOUNDRY_S3_SECRET_KEY": _s3.secret_key,
-        "STYLEFOUNDRY_ADMIN_KEY": KEY,
-        "STYLEFOUNDRY_CACHE_DIR": str(folder / "cache"),
-        "STYLEFOUNDRY_WARM_ENCODER": "random",
-    }
-    migrate.upgrade(_postgres.url("postgres"))
-    short = Path(tempfile.mkdtemp(prefix="sfr-"))
-    ray = RayServer(short / "r", settings)
-    try:
-        ray.start()
-        running = Service(folder, settings, ray)
-        try:
-            running.wait_until_up()
-            running.push_pictures()
-            yield running
-        finally:
-            running.stop()
-    finally:
-        ray.kill()
-        shutil.rmtree(short, ignore_errors=True)
+    with deployed(tmp_path_factory.mktemp("cluster"), Stores(_postgres, _valkey, _s3), "replicas") as running:
+        yield running.service
+
+
+@pytest.fixture
+def bucket(_s3: S3Server) -> Bucket:
+    """Where the service keeps what it has."""
+    return Bucket(_s3.url, _s3.access_key, _s3.secret_key, "replicas")
 
 
 def submit(client: Client, name: str, **config: int) -> Job:
@@ -99,6 +77,10 @@ def test_one_key_makes_one_job_whichever_replica_hears_it(service: Service):
     assert len(made) == 1
     with service.client(0) as client:
         client.wait(made.pop())
+
+
+def test_a_plain_http_client_gets_from_pictures_to_a_stylised_picture(service: Service, bucket: Bucket):
+    from_pictures_to_a_stylised_picture(service.apis[1].url, KEY, bucket)
 
 
 def test_replicas_tell_their_figures(service: Service):

@@ -6,7 +6,14 @@ import psycopg
 import pytest
 
 from tests.conftest import Bucket
-from tests.servers import PostgresServer, ValkeyServer
+from tests.faults.deployed import Stores
+from tests.servers import PostgresServer, S3Server, ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def stores(_postgres: PostgresServer, _valkey: ValkeyServer, _s3: S3Server) -> Stores:
+    """The session's servers, to be started by who needs them."""
+    return Stores(_postgres, _valkey, _s3)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""More nodes for a stack's Ray, as processes of this machine, to be added, drained and killed."""
+"""More nodes for a service's Ray, as processes of this machine, to be added, drained and killed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 from sqlalchemy import select
 
-from orchestrator.embedded import stack as stacks
-from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from orchestrator.store.database import Database
 from orchestrator.store.tables import Ledger
-from tests.faults.stack import Stack
+from tests.faults.work import Work
 from tests.waiting import wait_until
 
 RAY = (sys.executable, "-P", "-m", "ray.scripts.scripts")
@@ -33,23 +30,21 @@ print(json.dumps([group["name"] for group in placement_group_table().values() if
 
 
 class Node:
-    """One node of a running stack's Ray. Use in the main thread: it ends with this process."""
+    """One more node of a running service's Ray. Use in the main thread: it ends with this process."""
 
-    def __init__(self, stack: Stack, *, cpus: int) -> None:
-        kept = stacks.find_or_create(stack.folder, free_port())
-        # What the stack's own node works with: settings, token, and the mark by which the stack knows its processes.
-        environment = psutil.Process(stack.pid_of("ray")).environ()
-        self._address = (kept.ray_folder / "r" / "ray_current_cluster").read_text().strip()
-        self._environment = environment
+    def __init__(self, service: Work, *, cpus: int) -> None:
+        # What the first node works with: settings, token, and the mark by which a stack knows its processes.
+        self._environment = service.ray_environment()
+        self._address = service.ray_address()
         command = [
             *RAY, "start", f"--address={self._address}", "--block", f"--num-cpus={cpus}", "--min-worker-port=0",
             "--max-worker-port=0", "--dashboard-agent-listen-port=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
             "--disable-usage-stats",
         ]  # fmt: skip
-        with (Path(stack.folder) / f"node-{os.urandom(2).hex()}.log").open("wb") as log:
+        with (service.folder / f"node-{os.urandom(2).hex()}.log").open("wb") as log:
             self._process = subprocess.Popen(
-                tethered(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                cwd=kept.ray_folder,
+                tethered(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
+                cwd=service.ray_folder,
             )  # fmt: skip
 
     @property
@@ -87,10 +82,10 @@ class Node:
 
 
 @contextmanager
-def one_more(stack: Stack, database_url: str, *, cpus: int) -> Iterator[Node]:
+def one_more(service: Work, database_url: str, *, cpus: int) -> Iterator[Node]:
     """A node that the ledger has counted; it is gone there too when the block has ended."""
     before = room(database_url)
-    node = Node(stack, cpus=cpus)
+    node = Node(service, cpus=cpus)
     try:
         wait_until(lambda: room(database_url) == before + cpus, JOIN_S, "the node's cores are in the ledger")
         yield node
@@ -109,14 +104,11 @@ def room(database_url: str) -> int:
         db.dispose()
 
 
-def places(stack: Stack) -> list[str]:
+def places(service: Work) -> list[str]:
     """The names of the placement groups that Ray still holds room for."""
-    kept = stacks.find_or_create(stack.folder, free_port())
-    address = (kept.ray_folder / "r" / "ray_current_cluster").read_text().strip()
     ran = subprocess.run(
-        [sys.executable, "-c", PLACES, address],
-        env=psutil.Process(stack.pid_of("ray")).environ(), cwd=kept.ray_folder, check=True, capture_output=True,
-        text=True, timeout=120,
+        [sys.executable, "-c", PLACES, service.ray_address()],
+        env=service.ray_environment(), cwd=service.ray_folder, check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     found: list[str] = json.loads(ran.stdout.splitlines()[-1])
     return found
@@ -130,12 +122,12 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def members_beside_rank_0(stack: Stack) -> list[int]:
-    """Process ids of the stack's workers with another rank."""
-    kept = stacks.find_or_create(stack.folder, free_port())
+def members_beside_rank_0(service: Work) -> list[int]:
+    """Process ids of the service's workers with another rank."""
+    folder = str(service.ray_folder)
     pids = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::Worker.follow") and str(process.info["cwd"]).startswith(str(kept.ray_folder)):
+        if title.startswith("ray::Worker.follow") and str(process.info["cwd"]).startswith(folder):
             pids.append(process.pid)
     return pids

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 import redis
 
-from tests.faults.stack import Stack, running, stay_away
+from tests.faults.stack import Stack, running
+from tests.faults.work import stay_away
 from tests.servers import PostgresServer, S3Server, ValkeyServer
 from tests.waiting import wait_until
 

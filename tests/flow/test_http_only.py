@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from orchestrator.settings import Settings
 from tests import images
+from tests.conftest import Bucket
 from tests.serving import serving, working
 from tests.waiting import wait_until
 
@@ -40,6 +41,9 @@ class Described:
         self.http = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
         self.document: dict[str, Any] = self.http.get("/openapi.json").json()
 
+    def close(self) -> None:
+        self.http.close()
+
     def call(self, verb: str, path: str, /, *, json: Any = None, files: Any = None, **names: str) -> httpx2.Response:
         operation = self.document["paths"][path][verb]
         answer = self.http.request(verb.upper(), path.format(**names), json=json, files=files)
@@ -56,6 +60,8 @@ class Described:
         wanted = [{"path": p, "size": len(data), "sha256": digests[p]} for p, data in pictures.items()]
         planned = self.call("post", "/v1/datasets/{name}/uploads", json={"files": wanted}, name=name).json()["files"]
         for place in planned:
+            if place["exists"]:
+                continue
             put = httpx2.put(place["url"], content=pictures[place["path"]], headers=place["headers"])
             assert put.status_code == 200
         listed = {"kind": "images", "files": [{"path": p, "sha256": d} for p, d in digests.items()]}
@@ -80,15 +86,19 @@ class Described:
         return wait_until(ended, 120, f"{job['name']} has ended")
 
 
-def test_a_plain_http_client_gets_from_pictures_to_a_stylised_picture(settings: Settings):
-    with serving(settings) as url, working(settings, warm=True), ExitStack() as stack:
+def test_a_plain_http_client_gets_from_pictures_to_a_stylised_picture(settings: Settings, s3: Bucket):
+    with serving(settings) as url, working(settings, warm=True):
         assert settings.admin_key is not None
-        api = Described(url, settings.admin_key.get_secret_value())
-        stack.callback(api.http.close)
-        assert api.push("photos", {f"{n}.jpg": images.jpeg(48, 40, seed=n) for n in range(4)})["count"] == 4
-        assert api.push("paintings", {f"{n}.png": images.png(40, 40, seed=50 + n) for n in range(2)})["count"] == 2
+        from_pictures_to_a_stylised_picture(url, settings.admin_key.get_secret_value(), s3)
 
-        datasets = {"content": "photos", "style": "paintings@1"}
+
+def from_pictures_to_a_stylised_picture(url: str, key: str, bucket: Bucket) -> None:
+    """Push, train, adapt, fetch and draw. bucket: where the service keeps what it has."""
+    with closing(Described(url, key)) as api:
+        assert api.push("flow-photos", {f"{n}.jpg": images.jpeg(48, 40, seed=n) for n in range(4)})["count"] == 4
+        assert api.push("flow-paintings", {f"{n}.png": images.png(40, 40, seed=50 + n) for n in range(2)})["count"] == 2
+
+        datasets = {"content": "flow-photos", "style": "flow-paintings@1"}
         meta = {"method": "metastyle", "task": "train", "name": "meta", "config": TOY, "datasets": datasets}
         assert api.train(meta)["status"] == "succeeded"
         starry = meta | {"task": "adapt", "name": "starry", "config": ADAPT, "base_model": "meta@latest"}
@@ -98,7 +108,7 @@ def test_a_plain_http_client_gets_from_pictures_to_a_stylised_picture(settings: 
             assert api.call("get", f"/v1/jobs/{{id}}/{part}", id=job["id"]).json()["data"], part
 
         model = api.call("get", "/v1/models/{name}/versions/{version}", name="starry", version="latest").json()
-        _assert_fetchable(api, model, settings)
+        _assert_fetchable(api, model, bucket)
         picture = api.call(
             "post",
             "/v1/models/{name}/versions/{version}/stylize",
@@ -110,26 +120,26 @@ def test_a_plain_http_client_gets_from_pictures_to_a_stylised_picture(settings: 
         assert picture.content.startswith(b"\x89PNG")
 
 
-def _assert_fetchable(api: Described, model: dict[str, Any], settings: Settings) -> None:
+def _assert_fetchable(api: Described, model: dict[str, Any], bucket: Bucket) -> None:
     """By presigned url, by the redirect, and raw by another S3 client."""
     client = boto3.client(
         "s3",
-        endpoint_url=settings.s3_url,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-        region_name=settings.s3_region,
+        endpoint_url=bucket.url,
+        aws_access_key_id=bucket.access_key,
+        aws_secret_access_key=bucket.secret_key,
+        region_name="us-east-1",
         config=Config(s3={"addressing_style": "path"}),
     )
     with closing(client) as s3:
-        _assert_every_file(api, s3, model, settings)
+        _assert_every_file(api, s3, model, bucket.name)
 
 
-def _assert_every_file(api: Described, s3: Any, model: dict[str, Any], settings: Settings) -> None:
+def _assert_every_file(api: Described, s3: Any, model: dict[str, Any], bucket: str) -> None:
     assert {file["path"] for file in model["files"]} >= {"model.safetensors", "config.json", "README.md"}
     for file in model["files"]:
         presigned = httpx2.get(file["url"]).content
-        key = unquote(urlsplit(file["url"]).path).removeprefix(f"/{settings.s3_bucket}/")
-        raw = s3.get_object(Bucket=settings.s3_bucket, Key=key)["Body"].read()
+        key = unquote(urlsplit(file["url"]).path).removeprefix(f"/{bucket}/")
+        raw = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         assert hashlib.sha256(presigned).hexdigest() == hashlib.sha256(raw).hexdigest() == file["sha256"]
         where = {"name": "starry", "version": "1", "path": file["path"]}
         answer = api.call("get", "/v1/models/{name}/versions/{version}/files/{path}", **where)
