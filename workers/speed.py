@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 import torch
@@ -32,17 +33,35 @@ def measure(device: torch.device) -> Speed:
 
 def tell(platform: Platform, device: torch.device) -> None:
     """Measure and write it down. Without SQL nothing is told: estimates go on with what is known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else costs.CPU
+    name = _name(device)
     found = measure(device)
+    with _untold_without_sql(name), platform.db.write() as tx:
+        costs.keep_speed(tx, name, found)
+        log.info("speed_measured", device=name, gflops=found.flops_per_s / 1e9, gbytes=found.bytes_per_s / 1e9)
+
+
+def tell_if_unknown(platform: Platform, device: torch.device) -> None:
+    """`tell`, unless somebody has measured a device of this name."""
+    name = _name(device)
+    with _untold_without_sql(name):
+        with platform.db.read() as tx:
+            known = costs.has_speed(tx, name)
+        if not known:
+            tell(platform, device)
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else costs.CPU
+
+
+@contextmanager
+def _untold_without_sql(name: str) -> Iterator[None]:
     try:
-        with platform.db.write() as tx:
-            costs.keep_speed(tx, name, found)
+        yield
     except Exception as error:
         if not is_away(error):
             raise
         log.warning("speed_not_told", device=name, error=brief(error))
-    else:
-        log.info("speed_measured", device=name, gflops=found.flops_per_s / 1e9, gbytes=found.bytes_per_s / 1e9)
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:

@@ -23,6 +23,9 @@ from orchestrator.settings import Settings
 
 OBJECT_STORE_BYTES = 160 * 1024 * 1024  # Ray's own; pictures and tensors do not travel through it
 CHECK_S = 2.0
+# A dead node is seen after five missed answers, a second apart; as Ray comes it takes half a minute, in which an actor
+# may be placed there.
+NODE_HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000"}
 NAMES = ("redis", "s3", "ray", "api", "dispatcher")
 
 
@@ -60,6 +63,7 @@ def parts_of(stack: Stack, settings: Settings, given: Settings) -> list[Part]:
                 # Ray Client's server forks beside gRPC's threads: with gRPC's fork handlers one child in four hung.
                 "GRPC_ENABLE_FORK_SUPPORT": "false",
                 "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "12",
+                **NODE_HEALTH,
             }
         )
         # Asked to end, Ray waits half a minute for its clients; it holds nothing that a kill could lose.

@@ -38,6 +38,10 @@ def speed(tx: Session, *, gpu: bool) -> Speed | None:
     return None if row is None else Speed(*row)
 
 
+def has_speed(tx: Session, device: str) -> bool:
+    return tx.scalar(select(Device.name).where(Device.name == device)) is not None
+
+
 def keep_speed(tx: Session, device: str, speed: Speed) -> None:
     now = tx.scalar(select(db_now()))
     upsert(tx, Device, [{"name": device, **speed._asdict(), "measured_at": now}])
