@@ -122,12 +122,13 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def members_beside_rank_0(service: Work) -> list[int]:
-    """Process ids of the service's workers with another rank."""
-    folder = str(service.ray_folder)
+def members_beside_rank_0(service: Work, job_id: str) -> list[int]:
+    """Process ids of a gang's workers with another rank. One that a second dispatcher watches shows `wait`."""
+    folder, rank_0 = str(service.ray_folder), service.worker_pid(job_id)
     pids = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::Worker.follow") and str(process.info["cwd"]).startswith(folder):
+        at_work = title.startswith(("ray::Worker.follow", "ray::Worker.wait")) and process.pid != rank_0
+        if at_work and str(process.info["cwd"]).startswith(folder):
             pids.append(process.pid)
     return pids

@@ -92,7 +92,7 @@ def test_a_killed_worker_of_a_gang_ends_its_attempt_and_the_next_one_goes_on(ser
     kill_dispatcher = service.victim("dispatcher")
     submitted = service.submit("gang-without-member", **options)
     service.wait_for_step(submitted.id, MIDDLE)
-    (member,) = members_beside_rank_0(service)
+    (member,) = members_beside_rank_0(service, submitted.id)
     kill_dispatcher()  # the next one knows the gang by its names alone
     os.kill(member, signal.SIGKILL)
 
@@ -105,5 +105,5 @@ def test_a_killed_worker_of_a_gang_ends_its_attempt_and_the_next_one_goes_on(ser
     assert attempts[1].resumed_from in (25, 50, 75)
     service.assert_every_step_once(job)
     assert service.model_bytes_digest(job) == service.model_bytes_digest(undisturbed)
-    wait_until(lambda: not members_beside_rank_0(service), 30, "no worker of the gang is left")
+    wait_until(lambda: not members_beside_rank_0(service, submitted.id), 30, "no worker of the gang is left")
     wait_until(lambda: places(service) == [], 60, "no room is kept for a gang that is over")

@@ -54,7 +54,7 @@ def test_a_killed_member_of_a_gang_on_two_nodes(service: Deployed, database_url:
     with one_more(service, database_url, cpus=2):
         submitted = gang(service, "without-member")
         service.wait_for_step(submitted.id, MIDDLE)
-        os.kill(members_beside_rank_0(service)[0], signal.SIGKILL)
+        os.kill(members_beside_rank_0(service, submitted.id)[0], signal.SIGKILL)
 
         job = service.wait_for_end(submitted.id)
 
