@@ -17,6 +17,7 @@ VERBS: Mapping[str, str] = {
     "train": "train on local folders of pictures",
     "stylize": "draw a picture, or a folder of them, with a finished model",
     "video": "draw a video, frame by frame, with a finished model",
+    "compare": "draw the same pictures with several models: a contact sheet and a table",
     "evaluate": "measure how well a model draws pairs of pictures",
     "convert": "make a model of published weights",
     "cost": "count what a training step costs",
