@@ -90,6 +90,9 @@ class Catalogue:
         needed: str | None = self._encoders.get(encoder, {}).get("needs_weights")
         return needed
 
+    def encoders(self) -> list[str]:
+        return list(self._encoders)
+
     def free_encoders(self) -> list[str]:
         """Encoders that need no weights."""
         return [name for name, encoder in self._encoders.items() if encoder["needs_weights"] is None]

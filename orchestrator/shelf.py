@@ -29,6 +29,14 @@ def find(tx: Session, tenant: str, name: str, version: str = LATEST) -> Version 
     return found
 
 
+def newest_of_method(tx: Session, tenant: str, method: str, task: str = "") -> Version | None:
+    """What a method (or one task of it) published last for the tenant; else a built-in model of it."""
+    if (own := models.newest_of_method(tx, tenant, method, task)) is not None:
+        return own
+    fitting = [v for v in offered(tx, tenant) if v.model.method == method and task in ("", v.model.task)]
+    return fitting[0] if fitting else None
+
+
 def page(tx: Session, tenant: str, *, after: str | None, limit: int) -> list[Version]:
     """The newest version of every model, in the order of names, those with names above `after`."""
     own = models.page(tx, tenant, after=after, limit=limit)

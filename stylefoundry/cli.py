@@ -17,6 +17,7 @@ from rich.markup import escape
 from stylefoundry.commands import (
     administration,
     bulk,
+    compare,
     datasets,
     doctor,
     fanouts,
@@ -123,6 +124,7 @@ jobs.app.command("batch")(bulk.batch)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=SERVICE)
 app.add_typer(fanouts.app, name="fanouts", rich_help_panel=SERVICE)
 app.add_typer(sweeps.app, name="sweeps", rich_help_panel=SERVICE)
+app.command("compare", rich_help_panel=SERVICE)(compare.compare)
 app.add_typer(models.app, name="models", rich_help_panel=SERVICE)
 app.command("methods", rich_help_panel=SERVICE)(methods.methods)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)

@@ -21,6 +21,7 @@ import httpx2
 from stylefoundry import events, fetch, push
 from stylefoundry.address import find_address
 from stylefoundry.administration import Administration
+from stylefoundry.comparisons import Comparisons
 from stylefoundry.errors import JobFailed
 from stylefoundry.pipelines import Fanouts, Sweeps, batch
 from stylefoundry.transport import Transport, segment
@@ -70,6 +71,7 @@ class Client:
         self.http = Transport(address.url, address.api_key, patience_s=patience_s)
         self.fanouts = Fanouts(self.http)
         self.sweeps = Sweeps(self.http)
+        self.comparisons = Comparisons(self.http)
         self.admin = Administration(self.http)
 
     def __enter__(self) -> Client:

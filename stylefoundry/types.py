@@ -156,6 +156,42 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """One model of a comparison: means over all pairs of a content and a style."""
+
+    content_loss: float
+    style_loss: float
+    seconds: float
+    mpx_per_s: float
+    parameters: float
+    peak_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model that takes part in a comparison."""
+
+    name: str
+    model: str
+    method: str
+    note: str = ""
+    figures: Figures | None = None  # None until it has drawn
+
+
+@dataclass(frozen=True)
+class Comparison:
+    id: str
+    name: str
+    status: str
+    phase: str  # pending, active, terminal
+    created_at: datetime
+    progress: Progress
+    models: list[Contestant] = field(default_factory=list)
+    sheet: str | None = None  # url of all pictures on one page
+    error: JobError | None = None
+
+
+@dataclass(frozen=True)
 class BatchItem:
     """What happened, or would, to one of many jobs."""
 

@@ -19,6 +19,7 @@ from stylemodels.encoders import Encoder
 from stylemodels.memory import peak
 from stylemodels.method import Style
 from stylemodels.quality import MIN_SIDE_PX, TAPS, content_distance, gram_distance, shorter_side
+from stylemodels.sheet import Cell
 from stylemodels.stylize import Model
 
 CONTENT_TAP = "relu4_1"
@@ -32,6 +33,13 @@ class Contestant:
     model: Model
     controls: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+
+
+class Named(NamedTuple):
+    """A picture that is given, and what it is called on the sheet."""
+
+    name: str
+    picture: Tensor  # (1, 3, H, W) in [0, 1]
 
 
 class Drawn(NamedTuple):
@@ -144,6 +152,25 @@ def _line(
         parameters=sum(tensor.numel() for tensor in model.task.model_tensors().values()),
         styles=styles_of(model),
     )
+
+
+def blocks(
+    contents: Sequence[Named], styles: Sequence[Named], drawn: Sequence[Drawn], notes: Mapping[str, str]
+) -> list[list[Cell]]:
+    """Of a contact sheet: one for each pair, both pictures and then what everybody made of them.
+
+    notes: by contestant.
+    """
+    return [
+        [Cell(content.picture, "content", content.name), Cell(style.picture, "style", style.name)]
+        + [
+            Cell(one.picture, one.contestant, notes[one.contestant])
+            for one in drawn
+            if (one.content, one.style) == (n, m)
+        ]
+        for n, content in enumerate(contents)
+        for m, style in enumerate(styles)
+    ]
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -15,14 +15,14 @@ from minio.error import S3Error
 from orchestrator import traces
 from orchestrator.objects import Corrupt, Missing
 from orchestrator.states import ErrorType, Status
-from orchestrator.store import attempts, deadlines, queue
+from orchestrator.store import attempts, comparisons, deadlines, queue
 from orchestrator.store.queue import Moved, Ticket
 from orchestrator.store.tables import Checkpoint, Job
 from stylemodels.checkpoint import Damaged
 from stylemodels.data import repetitions
 from stylemodels.distributed import PeerLost
 from stylemodels.train import Diverged, Run
-from workers import checkpoints, ingest, speed
+from workers import checkpoints, comparison, ingest, speed
 from workers.building import built
 from workers.data import ShardSource
 from workers.endings import Ended, StopAsked, StorageAway, Superseded, TimeIsUp
@@ -64,7 +64,7 @@ def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Ho
     with _told_apart(ticket), Spool(ticket, job, platform, patience, due_in_s=due_in_s) as spool:
         work = Work(ticket, job, ready, platform, encoders, host, patience, spool, seat)
         try:
-            moved = ingest.run(work) if job.kind == "ingest" else train(work)
+            moved = _work_of(job)(work)
         except (Superseded, StopAsked):
             outcome = _leave(work)
         except Exception as error:
@@ -75,6 +75,12 @@ def run_attempt(ticket: Ticket, platform: Platform, encoders: Encoders, host: Ho
         platform.bus.wake()
     log.info("attempt_over", job=job.id, attempt=job.attempt, outcome=outcome)
     return outcome
+
+
+def _work_of(job: Job) -> Callable[[Work], Moved]:
+    if job.kind == "ingest":
+        return ingest.run
+    return comparison.run if job.method == comparisons.PREFIX else train
 
 
 @contextmanager

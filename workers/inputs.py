@@ -70,22 +70,30 @@ def read_base(pinned: Mapping[str, Any], platform: Platform, patience: Patience)
 
 
 def read_style(job: Job, platform: Platform, patience: Patience) -> Tensor:
-    """The style picture: a file of the dataset `style`, by its digest."""
+    """The style picture: a file of the dataset `style`."""
     assert job.style_image is not None
-    sha256 = str(job.style_image["sha256"])
+    path, sha256 = str(job.style_image["path"]), str(job.style_image["sha256"])
+    try:
+        return read_picture(job, "style", path, sha256, platform, patience)
+    except ValueError as error:
+        raise ValueError(f"style_image {error}") from error
+
+
+def read_picture(job: Job, role: str, path: str, sha256: str, platform: Platform, patience: Patience) -> Tensor:
+    """A picture of a dataset of the job, by its digest: (1, 3, H, W) in [0, 1]. Raises ValueError with its path."""
     fetch = partial(platform.objects.stream, blob_key(job.tenant_id, sha256))
     try:
         content = patience.call(partial(platform.cache.read, sha256, fetch))
     except (Missing, Corrupt):  # a cut overwrite took the single copy; the dataset's shards hold it too
-        content = _from_shards(job, sha256, platform, patience)
+        content = _from_shards(job, role, sha256, platform, patience)
     try:
         return load_picture(content)
     except ValueError as error:
-        raise ValueError(f"style_image {job.style_image['path']}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _from_shards(job: Job, sha256: str, platform: Platform, patience: Patience) -> bytes:
-    source = ShardSource(job.datasets["style"], platform.objects, platform.cache, patience)
+def _from_shards(job: Job, role: str, sha256: str, platform: Platform, patience: Patience) -> bytes:
+    source = ShardSource(job.datasets[role], platform.objects, platform.cache, patience)
     try:
         return source.read(list(source.digests).index(sha256))
     finally:

@@ -15,6 +15,7 @@ from orchestrator import shelf
 from orchestrator.api import (
     audit,
     bulk,
+    comparisons,
     datasets,
     errors,
     estimates,
@@ -51,7 +52,7 @@ from orchestrator.store.access import Access
 from orchestrator.store.database import Database
 from orchestrator.store.keys import ensure_admin
 from orchestrator.telemetry import log
-from orchestrator.web import pages, sweep_pages
+from orchestrator.web import comparison_pages, pages, sweep_pages
 
 THREADS = 32  # requests at work at a time; each holds at most one connection to SQL
 DESCRIPTION = """Trains neural style transfer models as jobs.
@@ -65,6 +66,7 @@ NOUNS = (
     estimates,
     jobs,
     fanouts,
+    comparisons,
     sweeps,
     events,
     history,
@@ -82,6 +84,7 @@ NOUNS = (
     health,
     pages,
     sweep_pages,
+    comparison_pages,
 )  # in the order of the document
 
 

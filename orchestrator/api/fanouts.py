@@ -122,8 +122,8 @@ def _create(tx: Session, fanout_id: str, tenant: str, body: FanoutCreate, servic
     groups.create(tx, fanout_id, tenant, kind=KIND, name=body.name or template.name, spec=spec)
     first_job = [replace(services.estimator.estimated(tx, train), group_id=fanout_id)] if train else []
     jobs.submit_many(tx, [*first_job, *adapted])
-    return [*first_job, *adapted]
     check_queue(tx, tenant)
+    return [*first_job, *adapted]
 
 
 def _check_template(body: FanoutCreate, catalogue: Catalogue) -> None:

@@ -23,7 +23,7 @@ from orchestrator.ids import is_id
 from orchestrator.scheduling.classes import DEFAULT_CLASS
 from orchestrator.scheduling.outlook import Outlook
 from orchestrator.states import Phase, Status, phase_of
-from orchestrator.store import dependencies, events, lanes, waiting
+from orchestrator.store import comparisons, dependencies, events, lanes, waiting
 from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
 from orchestrator.store.scenes import CLASSES, Classes
@@ -230,7 +230,7 @@ def find(tx: Session, tenant: str, job_id: str) -> Job | None:
 
 def page(tx: Session, tenant: str, filter: Filter, *, before: str | None, limit: int) -> list[Job]:
     """A tenant's training jobs, newest first, those with ids below `before`."""
-    query = select(Job).where(Job.tenant_id == tenant, Job.kind == "train")
+    query = select(Job).where(Job.tenant_id == tenant, Job.kind == "train", Job.method != comparisons.PREFIX)
     if before is not None:
         query = query.where(Job.id < before)
     if filter.status:

@@ -85,6 +85,16 @@ def versions(tx: Session, tenant: str, name: str, *, before: int | None, limit: 
     return _with_aliases(tx, tenant, tx.scalars(query.order_by(ModelVersion.version.desc()).limit(limit)).all())
 
 
+def newest_of_method(tx: Session, tenant: str, method: str, task: str = "") -> Version | None:
+    """The model that a method (or one task of it) published last."""
+    query = select(ModelVersion).where(ModelVersion.tenant_id == tenant, ModelVersion.method == method)
+    if task:
+        query = query.where(ModelVersion.task == task)
+    newest = query.order_by(ModelVersion.created_at.desc(), ModelVersion.name, ModelVersion.version.desc()).limit(1)
+    model = tx.scalars(newest).one_or_none()
+    return None if model is None else _with_aliases(tx, tenant, [model])[0]
+
+
 def set_alias(tx: Session, tenant: str, name: str, alias: str, version: int) -> None:
     """Let `alias` point to a version, wherever it pointed before."""
     insert = conflict_insert(tx.get_bind().dialect.name, ModelAlias).values(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
+from orchestrator.store import comparisons
 from orchestrator.store.tables import Event, Job, ModelVersion, Sample
 
 
@@ -51,7 +52,12 @@ def log_tail(tx: Session, job_id: str, *, events: int) -> list[dict[str, Any]]:
 
 def methods_used(tx: Session, tenant: str) -> list[str]:
     """The methods of a tenant's jobs: what a list of them can be narrowed to."""
-    query = select(Job.method).where(Job.tenant_id == tenant, Job.kind == "train").distinct().order_by(Job.method)
+    query = (
+        select(Job.method)
+        .where(Job.tenant_id == tenant, Job.kind == "train", Job.method != comparisons.PREFIX)
+        .distinct()
+        .order_by(Job.method)
+    )
     return list(tx.scalars(query))
 
 

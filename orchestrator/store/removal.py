@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from orchestrator.states import TERMINAL
+from orchestrator.store import comparisons
 from orchestrator.store.inserts import conflict_insert
 from orchestrator.store.tables import (
     Blob,
@@ -70,6 +71,8 @@ def delete_model(tx: Session, model: ModelVersion) -> str | None:
         return f"the alias {alias} means it: move or delete that first"
     if (job := _unfinished(tx, model.tenant_id, _names(Job.base_model, model.name, model.version))) is not None:
         return f"{job} starts from it"
+    if (comparison := comparisons.using(tx, model.tenant_id, model.name, model.version)) is not None:
+        return f"{comparison} draws with it"
     tx.execute(delete(ModelVersion).where(*me, ModelVersion.version == model.version))
     _retire(tx, model.tenant_id, MODEL, model.name, model.version)
     return None

@@ -168,7 +168,7 @@ class Job(Base):
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)  # job_…
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
-    kind: Mapped[str]  # train | ingest: an ingest is an attempt of the queue like any other, but no job of the user
+    kind: Mapped[str]  # train: what takes room, comparisons too | ingest: an attempt like any other, but no user's job
     method: Mapped[str]
     task: Mapped[str]
     name: Mapped[str]

@@ -19,7 +19,7 @@ from orchestrator.store.models import Version
 from orchestrator.store.tables import Job
 from orchestrator.web.charts import curves
 from orchestrator.web.gallery import gallery, thumbnail
-from orchestrator.web.site import STATIC, Here, PageRoute, Services, Visitor, render, wants_part
+from orchestrator.web.site import STATIC, Here, PageRoute, Services, Visitor, render, signed, wants_part
 
 JOBS_SHOWN = 50
 LOG_EVENTS_SHOWN = 200
@@ -173,14 +173,6 @@ def overview_of(tx: Session, job: Job, visitor: Visitor, services: Services) -> 
             "retry": may and job.finished_at is not None,
         },
     }
-
-
-def signed(services: Here, key: str) -> Response:
-    """Sends a browser to the object store; it may remember where for half the time that the address holds."""
-    lifetime_s = services.settings.presign_s // 2
-    return RedirectResponse(
-        services.objects.presigned_get(key), headers={"Cache-Control": f"private, max-age={lifetime_s}"}
-    )
 
 
 # --- models, datasets, methods ----------------------------------------------------------------------------------------

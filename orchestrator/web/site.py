@@ -135,3 +135,11 @@ def _templates() -> Environment:
 def asset(name: str) -> str:
     """The address of a static file, which changes with its content."""
     return f"/static/{name}?v={hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
+
+
+def signed(services: Services, key: str) -> Response:
+    """Sends a browser to the object store; it may remember where for half the time that the address holds."""
+    lifetime_s = services.settings.presign_s // 2
+    return RedirectResponse(
+        services.objects.presigned_get(key), headers={"Cache-Control": f"private, max-age={lifetime_s}"}
+    )

@@ -11,10 +11,10 @@ from typing import Any, get_args
 from stylemodels.commands import progress
 from stylemodels.commands.arguments import add_machine, json_or_text, model_folder, weights
 from stylemodels.commands.folders import pictures_under
-from stylemodels.comparison import Contestant, Drawn, as_json, compare, table
+from stylemodels.comparison import Contestant, Drawn, Named, as_json, blocks, compare, table
 from stylemodels.encoders import EncoderName, load_encoder
 from stylemodels.images import load_picture, save_picture
-from stylemodels.sheet import Cell, contact_sheet
+from stylemodels.sheet import contact_sheet
 from stylemodels.stylize import load_model
 
 
@@ -59,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     if options.size < 0:
         raise ValueError(f"--size {options.size}: at least 0 is allowed")
     contestants = contestants_of(options)
-    contents, styles = (pictures_of(given) for given in (options.content, options.style))
+    contents, styles = (
+        [Named(path.name, load_picture(path)) for path in pictures_of(given)]
+        for given in (options.content, options.style)
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     drawn: list[Drawn] = []
 
@@ -69,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
     lines = compare(
         contestants,
-        [load_picture(path) for path in contents],
-        [load_picture(path) for path in styles],
+        [one.picture for one in contents],
+        [one.picture for one in styles],
         encoder=load_encoder(options.encoder, weights(options)),
         size=options.size,
         drew=drew,
@@ -132,19 +135,3 @@ def controls_of(assignments: Sequence[str], places: Mapping[str, str]) -> dict[s
 def pictures_of(given: Sequence[Path]) -> list[Path]:
     """Files as they are, folders as all their pictures."""
     return [path for one in given for path in (pictures_under(one) if one.is_dir() else [one])]
-
-
-def blocks(
-    contents: Sequence[Path], styles: Sequence[Path], drawn: Sequence[Drawn], notes: Mapping[str, str]
-) -> list[list[Cell]]:
-    """One block for each pair: both pictures, then what everybody made of them."""
-    return [
-        [Cell(load_picture(content), "content", content.name), Cell(load_picture(style), "style", style.name)]
-        + [
-            Cell(one.picture, one.contestant, notes[one.contestant])
-            for one in drawn
-            if (one.content, one.style) == (n, m)
-        ]
-        for n, content in enumerate(contents)
-        for m, style in enumerate(styles)
-    ]

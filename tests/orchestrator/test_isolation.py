@@ -57,6 +57,10 @@ class Owner:
         space = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}
         sweep = {"name": "hers-sweep", "job": job, "strategy": "random", "trials": 2, "metric": "loss", "space": space}
         self.fanout, self.sweep = self._made("/v1/fanouts", fanout), self._made("/v1/sweeps", sweep)
+        pictures = {"content": {"dataset": "photos", "paths": ["a.jpg"]}}
+        pictures["style"] = {"dataset": "paintings", "paths": ["wave.png"]}
+        compared = {"name": "hers-comparison", "models": [{"model": "hers-model"}], "encoder": "random", **pictures}
+        self.comparison = self._made("/v1/comparisons", compared)
         self.key = self._made("/v1/keys", {"name": "hers-key"})
         self.delivery = api.get("/v1/webhooks/deliveries").json()["data"][0]["id"]
         with api.db.write() as tx:
@@ -95,6 +99,7 @@ class Owner:
             ("/v1/jobs", "id"): self.job,
             ("/v1/fanouts", "id"): self.fanout,
             ("/v1/sweeps", "id"): self.sweep,
+            ("/v1/comparisons", "id"): self.comparison,
             ("/v1/keys", "id"): self.key,
             ("/v1/webhooks", "id"): self.delivery,
             ("/v1/datasets", "name"): "hers-photos",
@@ -111,6 +116,11 @@ class Owner:
             ("/models", "path"): "model.safetensors",
             ("/fanouts", "fanout_id"): self.fanout,
             ("/sweeps", "sweep_id"): self.sweep,
+            ("/comparisons", "comparison_id"): self.comparison,
+            ("/comparisons", "role"): "content",
+            ("/comparisons", "place"): "1",
+            ("/comparisons", "step"): "1",
+            ("/comparisons", "name"): "1-1",
         }
         first, second = [*path.split("/")[1:3], ""][:2]
         noun = f"/{first}/{second}" if first == "v1" else f"/{first}"
@@ -153,13 +163,22 @@ def test_by_every_route_another_tenants_thing_is_not_there(owner: Owner, foreign
 
 
 def test_no_list_and_no_figure_tells_of_another_tenants_things(owner: Owner, foreign: Api, app: FastAPI):
-    marks = [*MARKS, owner.api.tenant, owner.job, owner.fanout, owner.sweep, owner.key, owner.delivery]
+    marks = [
+        *MARKS,
+        owner.api.tenant,
+        owner.job,
+        owner.fanout,
+        owner.sweep,
+        owner.comparison,
+        owner.key,
+        owner.delivery,
+    ]
     lists = [route.path for route in api_routes(app) if verbs(route) == ["GET"] and "{" not in route.path]
     lists = [path for path in lists if path not in ("/metrics", "/livez", "/readyz")]
     for path in lists:
         told = foreign.get(path).text
         assert not [mark for mark in marks if mark in told], path
-    for path in ("/v1/jobs", "/v1/datasets", "/v1/fanouts", "/v1/sweeps", "/v1/webhooks/deliveries"):
+    for path in ("/v1/jobs", "/v1/datasets", "/v1/fanouts", "/v1/sweeps", "/v1/comparisons", "/v1/webhooks/deliveries"):
         assert foreign.get(path).json()["data"] == [], path
         assert owner.api.get(path).json()["data"] != [], path
     filters = {"tag": "hers-tag:hers-value", "q": "hers", "fanout": owner.fanout, "sweep": owner.sweep}
