@@ -15,6 +15,7 @@ cluster numbers that mean nothing. `neighbourhood: chain` is that form; the defa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -52,6 +53,8 @@ from stylemodels.substyles import (
 )
 from stylemodels.tiles import Place
 from stylemodels.whitening import Moments
+
+log = logging.getLogger(__name__)
 
 Norm = Literal["squared", "l2"]
 Reduction = Literal["sum", "mean"]
@@ -192,7 +195,11 @@ class Train(Task):
         features = [rows(self.encode(style.image)) for style in styles]
         if styles[0].mask is None:
             features = [torch.cat(weighed(features, [style.weight for style in styles]))]
-        return sub_styles(features, controls, chosen=controls.clusters, alphas=controls.cluster_alphas)
+        found = sub_styles(features, controls, chosen=controls.clusters, alphas=controls.cluster_alphas)
+        asked = len(features) * (len(controls.clusters) or controls.n_clusters)
+        if len(found) < asked:
+            log.warning("styles: %d sub-styles instead of %d, there are no more different features", len(found), asked)
+        return found
 
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:

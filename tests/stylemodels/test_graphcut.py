@@ -78,17 +78,14 @@ def test_check_1_with_two_labels_the_cut_is_the_minimum(weight: float):
 
 @pytest.mark.parametrize("weight", [0.1, 0.25])
 def test_check_1_with_three_labels_it_is_the_minimum_nearly_always_and_never_far_off(weight: float):
-    """Check 1: at least 90 % of the grids, the others by a tenth at most; the theory promises a factor of 2.
-
-    At 0.25 an expansion ends beside the minimum more often than at 0.1: there three grids in four are asked for.
-    """
+    """Check 1: in at least 90 % of the grids, in the others by a tenth at most; the theory promises a factor of 2."""
     ratios = []
     for seed in range(60):
         data, v = noise(9, 3, seed), potts(3, weight)
         ratios.append(alpha_expansion(data, grid(3, 3), v).energies[-1] / least(data, v))
     assert min(ratios) > 1 - ROUNDING
     assert max(ratios) <= 1.1
-    assert np.mean(np.array(ratios) < 1 + ROUNDING) >= (0.9 if weight == 0.1 else 0.75)
+    assert np.mean(np.array(ratios) < 1 + ROUNDING) >= 0.9
 
 
 @pytest.mark.parametrize("distance", [potts, linear])

@@ -205,7 +205,9 @@ def test_sub_styles_can_be_left_out_and_dosed_by_number():
     assert torch.equal(changed, dosed.labels == 1)
 
 
-@pytest.mark.parametrize(("asked", "name"), [({"chosen": (4,)}, "clusters"), ({"alphas": (1.0,) * 4}, "cluster_alphas")])
+@pytest.mark.parametrize(
+    ("asked", "name"), [({"chosen": (4,)}, "clusters"), ({"alphas": (1.0,) * 4}, "cluster_alphas")]
+)
 def test_a_number_beyond_the_clusters_is_refused(asked: Any, name: str):
     with pytest.raises(ValueError, match=f"{name}: there is no sub-style 4, n_clusters is 3"):
         sub_styles([rows(features(8, 5, 4))], Grouping(), **asked)
