@@ -135,45 +135,46 @@ class Train(Task):
         """Beside the weighted loss terms the mean energy of the labels, before the cut and after."""
         if self.phase == "warmup":
             return super().training_step(batch)
-        features, energies = self.targets(batch["content"], batch["style"])
-        terms = self.transfer_terms(batch, features)
+        terms, energies = self.transfer(batch)
         self.update(self.gradients(torch.stack(list(terms.values())).sum()))
         before, after = energies.mean(0)
         return {**terms, "energy_before": before, "energy_after": after}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted loss terms of the phase."""
-        if self.phase == "warmup":
-            return self.reconstruction_terms(batch["content"])
-        return self.transfer_terms(batch, self.targets(batch["content"], batch["style"])[0])
+        return self.reconstruction_terms(batch["content"]) if self.phase == "warmup" else self.transfer(batch)[0]
 
-    def targets(self, content: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-        """F_cs of every pair, (N, C, h, w), and its labels' energies before and after the cut, (N, 2); constants."""
-        with torch.no_grad():
-            own, painted = self.encode(content), self.encode(style)
-
-        def pair_by_pair() -> list[Tensor]:
-            found = [
-                recombined(f[None], sub_styles([rows(p[None])], self.config), (), self.config)
-                for f, p in zip(own, painted, strict=True)
-            ]
-            energies = [(one.energies[0], one.energies[-1]) for one in found]
-            return [torch.cat([one.features for one in found]), own.new_tensor(energies, dtype=torch.float32)]
-
-        like = [at_least_float32(own), own.new_empty(len(own), 2, dtype=torch.float32)]
-        features, energies = opaque(pair_by_pair, like=like)
-        return features, energies
-
-    def transfer_terms(self, batch: Batch, features: Tensor) -> dict[str, Tensor]:
-        """Equations 10 to 12, of D(F_cs)."""
+    def transfer(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Equations 10 to 12, of D(F_cs), and the energies of `targets`."""
         c = self.config
+        taps = list(dict.fromkeys((*c.style_layers, DEEPEST)))
         with torch.no_grad():
-            content, style = self.encode(batch["content"]), self.encoder(batch["style"], c.style_layers)
-        output = self.encoder(self.decoder(features), list(dict.fromkeys((*c.style_layers, DEEPEST))))
-        return {
+            content, style = self.encode(batch["content"]), self.encoder(batch["style"], taps)
+        features, energies = self.targets(content, style[DEEPEST])
+        output = self.encoder(self.decoder(features), taps)
+        terms = {
             "content_loss": c.content_weight * content_term(output[DEEPEST], content, c),
             "style_loss": c.style_weight * style_term(output, style, c),
         }
+        return terms, energies
+
+    def targets(self, content: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """F_cs of every pair of features at relu4_1, and its labels' energies before and after the cut, (N, 2).
+
+        Constants: no gradient crosses clusters, cuts and eigendecompositions.
+        """
+
+        def pair_by_pair() -> list[Tensor]:
+            found = [
+                recombined(own[None], sub_styles([rows(painted[None])], self.config), (), self.config)
+                for own, painted in zip(content, style, strict=True)
+            ]
+            energies = [(one.energies[0], one.energies[-1]) for one in found]
+            return [torch.cat([one.features for one in found]), content.new_tensor(energies, dtype=torch.float32)]
+
+        like = [at_least_float32(content), content.new_empty(len(content), 2, dtype=torch.float32)]
+        features, energies = opaque(pair_by_pair, like=like)
+        return features, energies
 
     def reconstruction_terms(self, photos: Tensor) -> dict[str, Tensor]:
         """How far D(E(photos)) is from photos, in pixels and in features."""
@@ -196,7 +197,7 @@ class Train(Task):
         if styles[0].mask is None:
             features = [torch.cat(weighed(features, [style.weight for style in styles]))]
         found = sub_styles(features, controls, chosen=controls.clusters, alphas=controls.cluster_alphas)
-        asked = len(features) * (len(controls.clusters) or controls.n_clusters)
+        asked = len(features) * (len(set(controls.clusters)) or controls.n_clusters)
         if len(found) < asked:
             log.warning("styles: %d sub-styles instead of %d, there are no more different features", len(found), asked)
         return found
@@ -237,29 +238,28 @@ class Train(Task):
         device = next(self.decoder.parameters()).device  # tiles come from files
         level = tiles.level_of(lambda x: self.encode(x.to(device)), lambda f: self.decoder(f.to(device)), BLOCK)
         subs = self.sub_styles_of(styles, controls)
-        places = list(tiles.cells_of(source, level, tile))
-        costs = torch.empty(len(subs), source.height // level.cell, source.width // level.cell, dtype=torch.float64)
         with TemporaryDirectory(dir=target.path.parent, prefix=f"{target.path.name}.") as folder:
             kept = tiles.room_for_features(source, level, Path(folder) / "features")
+            costs = torch.empty(len(subs), kept.height, kept.width, dtype=torch.float64)
+            places = list(tiles.cells_of(source, level, tile))
             for done, (place, features) in enumerate(tiles.feature_tiles(source, level, tile=tile), start=1):
                 kept.write(place.top, place.left, features)
-                here = cropped(styles, place.scaled(level.cell))
-                place.of(costs).copy_(costs_of(features, subs, shares_of(here, features), controls))
+                shares = shares_of(cropped(styles, place.scaled(level.cell)), features)
+                place.of(costs).copy_(costs_of(features, subs, shares, controls))
                 self.report(0.4 * done / len(places))
             labels = torch.from_numpy(matched(costs, controls).labels).view(costs.shape[1:]).to(device)
             groups = [Moments() for _ in subs]
             for place in places:
                 count_groups(groups, kept.read(*place).to(device), place.of(labels))
             maps = maps_of(groups, subs, controls)
-            tiles.draw(
-                source,
-                target,
-                level,
-                lambda features, place: mapped(features.to(device), place.of(labels), maps),
-                tile=tile,
-                kept=kept,
-                report=lambda share: self.report(0.5 + 0.5 * share),
-            )
+
+            def change(features: Tensor, place: Place) -> Tensor:
+                return mapped(features.to(device), place.of(labels), maps)
+
+            def report(share: float) -> None:
+                self.report(0.5 + 0.5 * share)
+
+            tiles.draw(source, target, level, change, tile=tile, kept=kept, report=report)
 
     def onnx_form(self) -> nn.Module | str:
         return "the labels are a minimal cut of a graph, found by an algorithm for which ONNX has no operator"
