@@ -95,32 +95,62 @@ class Moments:
             raise ValueError("moments of no positions: add features first")
 
 
-def matrix_power(covariance: Tensor, power: float, eps: float = EIG_EPS) -> Tensor:
+def matrix_power(
+    covariance: Tensor,
+    power: float,
+    eps: float = EIG_EPS,
+    *,
+    rel_eps: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """V diag(e^power) V^T of symmetric matrices, over the eigenvalues above `eps`; the others' directions vanish.
 
     covariance: (N, C, C), no negative eigenvalues but for rounding. Returns (N, C, C), float64.
+    rel_eps: eigenvalues up to this share of the matrix's largest vanish too. dtype: of the decomposition.
     Raises ValueError when a value is no number, as after damaged weights.
     Source: Li et al. 2017 (arXiv:1705.08086), section 3.2.
     """
     if not covariance.isfinite().all():
         raise ValueError("features: some are not finite, so the weights or the picture hold values that are no numbers")
-    values, vectors = torch.linalg.eigh(covariance.double())
-    kept = values > eps
+    values, vectors = decomposed(covariance, dtype)
+    kept = values > (rel_eps * values[..., -1:]).clamp_min(eps)
     roots = torch.where(kept, torch.where(kept, values, 1.0) ** power, 0.0)
     power_of: Tensor = (vectors * roots[..., None, :]) @ vectors.transpose(-2, -1)
     return power_of
 
 
-def wct_map(content: Moments, style: Moments, *, eps: float = EIG_EPS, shrink: float = 0.0) -> AffineMap:
+def decomposed(matrices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Eigenvalues in rising order (N, C) and eigenvectors (N, C, C) of symmetric matrices, float64, found in `dtype`.
+
+    Where the solver does not converge, it is asked again in float64 on the CPU.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrices.to(dtype))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = torch.linalg.eigh(matrices.double().cpu())
+    return values.to(matrices.device, torch.float64), vectors.to(matrices.device, torch.float64)
+
+
+def wct_map(
+    content: Moments,
+    style: Moments,
+    *,
+    eps: float = EIG_EPS,
+    shrink: float = 0.0,
+    rel_eps: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+) -> AffineMap:
     """Whitening of the content and colouring with the style as one affine map, float64.
 
     eps: eigenvalues up to it are dropped, for content and style separately.
+    rel_eps: and those up to this share of the largest. dtype: of the decompositions.
     shrink: added to the diagonal of the content's covariance; Li et al.'s own code adds 1, their equations 0.
     Source: Li et al. 2017 (arXiv:1705.08086), equations 1 and 2.
     """
     own = content.covariance
     identity = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
-    matrix = matrix_power(style.covariance, 0.5, eps) @ matrix_power(own + shrink * identity, -0.5, eps)
+    colouring = matrix_power(style.covariance, 0.5, eps, rel_eps=rel_eps, dtype=dtype)
+    matrix = colouring @ matrix_power(own + shrink * identity, -0.5, eps, rel_eps=rel_eps, dtype=dtype)
     return AffineMap(matrix, style.mean - (matrix @ content.mean[..., None])[..., 0])
 
 

@@ -114,6 +114,18 @@ class TestMatrixPower:
         expected = torch.outer(turn[:, 0], turn[:, 0]) / 2
         assert_close(matrix_power(covariance[None], -0.5, eps=1e-5)[0], expected, rtol=1e-9, atol=1e-9)
 
+    def test_directions_below_a_share_of_the_largest_vanish(self):
+        values = torch.tensor([4.0, 1e-3, 1e-5], dtype=torch.float64)
+        power = matrix_power(torch.diag(values)[None], -0.5, eps=1e-9, rel_eps=1e-4)[0]
+        assert_close(power.diagonal(), torch.tensor([0.5, 1e-3**-0.5, 0.0], dtype=torch.float64), rtol=1e-9, atol=0)
+
+    def test_in_float32_it_is_the_same_to_fewer_digits(self):
+        covariance = Moments.of(noise(2, 6, 9, 9)).covariance
+        coarse, exact = matrix_power(covariance, 0.5, dtype=torch.float32), matrix_power(covariance, 0.5)
+        assert coarse.dtype == torch.float64
+        assert_close(coarse, exact, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(coarse, exact)
+
     def test_what_is_no_number_is_refused(self):
         with pytest.raises(ValueError, match="not finite"):
             matrix_power(torch.full((1, 2, 2), torch.nan), 0.5)

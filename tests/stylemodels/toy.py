@@ -82,6 +82,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "style_weight": 20.0,
     },
+    "mst/train": {
+        "encoder": "random",
+        "warmup_recon_iters": 24,
+        "batch_size": 2,
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "style_weight": 0.05,
+        "smooth_lambda": 0.02,
+        "lr": 2e-3,
+    },
     "sanet/train": {
         "encoder": "random",
         "content_size": 32,
