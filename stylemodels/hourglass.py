@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from stylemodels.blocks import start_he
+from stylemodels.blocks import start_decoder
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 
@@ -31,9 +30,7 @@ class HourglassDecoder(nn.Module):
         self.inv_conv2_1 = nn.Conv2d(two, one, 3, padding=1)
         self.inv_conv1_2 = nn.Conv2d(one, one, 3, padding=1)
         self.inv_conv1_1 = nn.Conv2d(one, 3, 3, padding=1)
-        start_he(self)
-        with torch.no_grad():
-            self.inv_conv1_1.weight.mul_(0.1)  # beyond black and white an encoder may see nothing at all
+        start_decoder(self)  # the mid-grey that the paper adds to the picture is where the last bias begins
 
     def forward(self, features: Tensor, adapt: Callable[[Tensor, str], Tensor]) -> Tensor:
         """(N, C, h, w) -> (N, 3, 8h, 8w), not clamped. adapt: gives features of a tap's size another's statistics."""
@@ -44,7 +41,7 @@ class HourglassDecoder(nn.Module):
         features = adapt(relu(self.inv_conv2_2(features)), "relu2_1")
         features = doubled(relu(self.inv_conv2_1(features)))
         features = adapt(relu(self.inv_conv1_2(features)), "relu1_1")
-        image: Tensor = 0.5 + self.inv_conv1_1(features)
+        image: Tensor = self.inv_conv1_1(features)
         return image
 
 
