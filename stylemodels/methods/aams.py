@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.optim import Adam, Optimizer
 
-from stylemodels.attention import attention
+from stylemodels.attention import Form, attention
 from stylemodels.encoders import EncoderName, with_pooling
 from stylemodels.features import adain, at_least_float32, mean_std
 from stylemodels.hourglass import TAPS, HourglassDecoder
@@ -47,7 +47,7 @@ DEEPEST = "relu4_1"
 LEVELS = 255.0  # of a pixel
 # The published VGG takes levels, ours levels / 255 / std: its features are so many times larger.
 FEATURE_LEVELS = 255 * 0.226
-CHUNK = 1024  # rows of the attention map at a time, when a picture is drawn
+CHUNK = 1024  # rows of the attention map that are held at once: all of a crop of 256 x 256 pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,18 +137,13 @@ class SelfAttention(nn.Module):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor, *, chunk: int | None = None) -> Tensor:
-        """(N, C, H, W), normalised or whitened -> the same shape, of either sign; in float32 also under autocast.
-
-        chunk: rows of the attention map at a time; None: all at once.
-        """
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W), normalised or whitened -> the same shape, of either sign; in float32 also under autocast."""
+        form: Form = "full" if features[0, 0].numel() <= CHUNK else "chunked"
         with torch.autocast(features.device.type, enabled=False):
             features = at_least_float32(features)
             queries, keys = self.scale * self.g_conv(features), self.f_conv(features)
-            values = self.h_conv(features)
-            if chunk is None:
-                return attention(queries, keys, values, form="full")
-            return attention(queries, keys, values, form="chunked", chunk=chunk)
+            return attention(queries, keys, self.h_conv(features), form=form, chunk=CHUNK)
 
 
 class Look(NamedTuple):
@@ -319,7 +314,7 @@ class Train(Hourglass):
         """
         own = self.encoded(content)
         base = whitened(own[DEEPEST], controls.projection, controls.eig_eps)
-        found = self.attention(base, chunk=CHUNK)
+        found = self.attention(base)
         base = base * found + base
         salience = given_attention(controls, base) if controls.attention_mask else attention_filter(found)
 
