@@ -12,27 +12,24 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from stylemodels.attention import attention_map
 from stylemodels.describe import on_meta_device
-from stylemodels.encoders import load_encoder, weightless_encoder, with_pooling
+from stylemodels.encoders import load_encoder, with_pooling
 from stylemodels.features import mean_std
-from stylemodels.method import Given
 from stylemodels.methods.aams import (
     DEEPEST,
     AvatarNet,
     Hourglass,
     SelfAttention,
     Train,
-    TrainConfig,
     attention_loss,
     total_variation,
 )
 from stylemodels.train import Run
 from stylemodels.vgg import VGG19_DEPTHS, VGG_WIDTHS, Vgg, named_convolutions
-from tests.stylemodels.toy import advance, batch_of, fixed_batch, photos, same, small_run, small_task
+from tests.stylemodels.toy import batch_of, fixed_batch, photos, small_run, small_task
 
 
 def aams(**settings: object) -> Train:
@@ -75,25 +72,25 @@ def test_check_1_parameter_counts_are_the_published_ones():
 
 
 def test_check_1_shapes_are_those_of_the_published_graph():
-    with FakeTensorMode():
-        task = Train(TrainConfig(vgg_pool="max"), Given(Train.needs, encoder=weightless_encoder("vgg19")))
-        own = task.encoded(torch.empty(2, 3, 256, 256))
-        shapes = {tap: tuple(features.shape[1:]) for tap, features in own.items()}
-        assert shapes == {
-            "relu1_1": (64, 256, 256),
-            "relu2_1": (128, 128, 128),
-            "relu3_1": (256, 64, 64),
-            "relu4_1": (512, 32, 32),
-        }
-        assert task.attention(own[DEEPEST]).shape == (2, 512, 32, 32)
-        adapted: dict[str, tuple[int, ...]] = {}
+    """At an eighth of VGG's width, by which the channels are multiplied here."""
+    task = aams().requires_grad_(False)
+    own = task.encoded(photos(1, 256))
+    shapes = {tap: (8 * features.shape[1], *features.shape[2:]) for tap, features in own.items()}
+    assert shapes == {
+        "relu1_1": (64, 256, 256),
+        "relu2_1": (128, 128, 128),
+        "relu3_1": (256, 64, 64),
+        "relu4_1": (512, 32, 32),
+    }
+    assert task.attention(own[DEEPEST]).shape == own[DEEPEST].shape
+    adapted: dict[str, torch.Size] = {}
 
-        def adapt(features: Tensor, tap: str) -> Tensor:
-            adapted[tap] = tuple(features.shape[1:])
-            return features
+    def adapt(features: Tensor, tap: str) -> Tensor:
+        adapted[tap] = features.shape
+        return features
 
-        assert task.decoder(own[DEEPEST], adapt).shape == (2, 3, 256, 256)
-        assert adapted == {tap: shapes[tap] for tap in ("relu3_1", "relu2_1", "relu1_1")}
+    assert task.decoder(own[DEEPEST], adapt).shape == (1, 3, 256, 256)
+    assert adapted == {tap: own[tap].shape for tap in ("relu3_1", "relu2_1", "relu1_1")}
 
 
 def test_check_2_attention_s_rows_sum_to_one_and_mix_the_values(block: SelfAttention):
@@ -223,25 +220,13 @@ def test_the_sum_over_a_batch_is_the_same_for_workers_that_share_it():
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def short_run() -> list[dict[str, float]]:
-    """Check 12's: 64 px, 100 steps at the published rate on one batch, the L1 term summed as in the authors' code."""
+def test_check_12_in_a_short_run_the_pixel_loss_falls_by_two_fifths_and_attention_is_driven_down():
+    """Check 12: 64 px, 100 steps at the published rate on one batch, the L1 term summed as in the authors' code."""
     run = small_run("aams/train", content_size=64, lr=1e-4, adam_eps=1.0, attention_scale="none", att_reduction="sum")
     batch = fixed_batch(run.task)
-    return [run.advance(batch) for _ in range(100)]
-
-
-def test_check_12_in_a_short_run_the_pixel_loss_falls_by_more_than_two_fifths(short_run: list[dict[str, float]]):
-    assert short_run[-1]["pixel_loss"] < 0.6 * short_run[0]["pixel_loss"]
-
-
-def test_check_12_summed_the_attention_term_drives_attention_down(short_run: list[dict[str, float]]):
-    assert short_run[-1]["attention_loss"] < 0.9 * short_run[0]["attention_loss"]
-
-
-def test_as_a_mean_the_attention_term_has_next_to_no_effect():
-    run = small_run("aams/train", lr=1e-4, att_reduction="mean")
-    assert run.advance(fixed_batch(run.task))["attention_loss"] < 1e-3 * advance(run, 1)[0]["pixel_loss"]
+    terms = [run.advance(batch) for _ in range(100)]
+    assert terms[-1]["pixel_loss"] < 0.6 * terms[0]["pixel_loss"]
+    assert terms[-1]["attention_loss"] < 0.9 * terms[0]["attention_loss"]
 
 
 def test_avatar_net_is_the_same_training_without_attention():
@@ -269,12 +254,6 @@ def test_adam_is_told_its_constants():
     run = Run(aams(betas=[0.5, 0.6], adam_eps=0.25), seed=0)
     (group,) = run.task.active["main"].param_groups
     assert (group["betas"], group["eps"], group["lr"]) == ((0.5, 0.6), 0.25, 1e-3)
-
-
-def test_two_runs_give_the_same_bits():
-    first, second = small_run("aams/train"), small_run("aams/train")
-    assert advance(first, 3) == advance(second, 3)
-    assert same(first.task.state_dict(), second.task.state_dict())
 
 
 @pytest.mark.parametrize("name", ["aams/train", "aams/avatar-net"])

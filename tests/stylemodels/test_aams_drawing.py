@@ -75,10 +75,8 @@ def test_one_beta_without_the_content_is_a_picture_of_one_stroke(task: Train):
         alone = drawn(task, betas=(beta,), include_content=False)
         assert_close(image_of(alone).clamp(0, 1), several[name], rtol=0, atol=1e-5)
         assert alone.maps["mask_1"].unique().tolist() == [1]
-
-
-def test_the_order_in_which_betas_are_given_does_not_matter(task: Train):
-    assert torch.equal(image_of(drawn(task)), image_of(drawn(task, betas=(1.0, 0.5, 0.7071))))
+    in_another_order = drawn(task, betas=(1.0, 0.5, 0.7071))
+    assert torch.equal(image_of(in_another_order), image_of(drawn(task)))
 
 
 def test_a_given_map_takes_the_attention_s_place(task: Train):
@@ -99,16 +97,6 @@ def test_check_8_without_attention_and_swap_the_features_have_the_style_s_statis
     assert_close(found.mean((2, 3)), style.mean((2, 3)), rtol=0, atol=1e-3)
     wanted = torch.cov(style[0].flatten(1))
     assert (torch.cov(found[0].flatten(1)) - wanted).norm() < 0.01 * wanted.norm()
-
-
-def test_projected_by_channels_the_features_have_the_style_s_means_and_deviations():
-    task = small_task("aams/train").requires_grad_(False)
-    assert isinstance(task, Train)
-    task.attention.h_conv.weight.zero_()
-    found = decoder_input(task, inter_weight=0.0, projection="adain").flatten(2)
-    style = task.encoded(paintings(1, 144))[DEEPEST].flatten(2)
-    assert_close(found.mean(2), style.mean(2), rtol=0, atol=1e-3)
-    assert_close(found.std(2), style.std(2), rtol=0, atol=1e-2)
 
 
 def test_the_decoder_can_take_over_the_content_s_statistics_instead(task: Train):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stylemodels.strokes import attention_filter, attention_levels, fused, smoothed, stretched, stroke_weights
+from stylemodels.strokes import attention_filter, attention_levels, fused, stroke_weights
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -37,11 +37,6 @@ def test_check_11_attention_that_is_the_same_everywhere_is_one_half(value: float
     assert attention_filter(torch.full((1, 4, 5, 5), value)).unique().tolist() == [0.5]
 
 
-def test_a_constant_map_stays_what_it_is_under_the_gaussian_and_one_position_is_enough():
-    assert_close(smoothed(torch.full((1, 1, 4, 5), 7.0)), torch.full((1, 1, 4, 5), 7.0))
-    assert stretched(torch.ones(1, 1, 1, 1)).tolist() == [[[[0.5]]]]
-
-
 def test_check_9_weights_are_shares():
     """Check 9: at least 0, and their sum is 1."""
     attention = torch.rand(1, 1, 8, 9, generator=torch.Generator().manual_seed(0))
@@ -66,11 +61,6 @@ def test_check_9_theta_zero_blends_all_alike():
     assert_close(weights, torch.full((3, 1, 4, 4), 1 / 3))
 
 
-def test_check_9_a_stroke_alone_comes_back_as_it_is():
-    stroke = noise(1, 3, 4, 5)
-    assert fused([stroke], torch.ones(1, 1, 4, 5)) is stroke
-
-
 def test_check_9_more_attention_never_takes_from_the_finest_stroke():
     levels = torch.tensor([0.1, 0.35, 0.6, 0.85])
     rising = stroke_weights(torch.linspace(0, 1, 101).view(1, 1, 1, -1), levels, 50.0)[-1].flatten()
@@ -87,11 +77,12 @@ def test_check_9_centroids_ascend():
     assert levels[-1] <= 1
 
 
-def test_fusion_is_the_weighted_sum_at_every_position():
+def test_check_9_fusion_is_the_weighted_sum_at_every_position_and_a_stroke_alone_as_it_is():
     strokes = [noise(1, 3, 4, 5, seed=n) for n in range(3)]
     weights = torch.rand(3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
     expected = np.einsum("kchw,kohw->chw", torch.cat(strokes).numpy(), weights.numpy())
     assert_close(fused(strokes, weights)[0], torch.from_numpy(expected))
+    assert fused(strokes[:1], weights[:1]) is strokes[0]
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
