@@ -96,11 +96,6 @@ class MirroredDecoder(nn.Module):
         """widths: channels of reluN_1, ..., relu1_1; as many as there are blocks to undo, 1 to 5.
 
         final_relu: as some published decoders have it. In training such an output can die: all zero, no gradient.
-
-        Layers that keep the width start near the identity, which a ReLU leaves alone, the last one very quietly around
-        mid-grey: beyond black and white an encoder may see nothing at all. In a chain of up to 13 layers of PyTorch's
-        own start the signal fades: such a decoder gives nearly the same for all pictures, and learns next to nothing
-        for long.
         """
         super().__init__()
         self.widths, self.final_relu = tuple(widths), final_relu
@@ -114,19 +109,7 @@ class MirroredDecoder(nn.Module):
                 self.steps.append(f"conv{block}{index}")
             if block > 1:
                 self.steps.append("up")
-        self._start()
-
-    @torch.no_grad()
-    def _start(self) -> None:
-        convolutions = [layer for layer in self.children() if isinstance(layer, nn.Conv2d)]
-        start_he(self)
-        for layer in convolutions:
-            if layer.in_channels == layer.out_channels:
-                layer.weight.mul_(0.1).add_(init.dirac_(torch.empty_like(layer.weight)))
-        last = convolutions[-1]
-        assert last.bias is not None
-        last.bias.fill_(0.5)
-        last.weight.mul_(0.01)
+        start_decoder(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, widths[0], h, w) -> (N, 3, H, W), H and W being h and w times 2^(blocks - 1). Not clamped."""
@@ -148,6 +131,26 @@ def start_he(network: nn.Module) -> None:
             init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def start_decoder(decoder: nn.Module) -> None:
+    """Start a chain of convolutions, whose last one paints pictures in [0, 1], where it can learn.
+
+    Layers that keep the width start near the identity, which a ReLU leaves alone, the last one very quietly around
+    mid-grey: beyond black and white an encoder may see nothing at all. In a chain of up to 13 layers of PyTorch's
+    own start the signal fades: such a decoder gives nearly the same for all pictures, and learns next to nothing
+    for long.
+    """
+    convolutions = [layer for layer in decoder.children() if isinstance(layer, nn.Conv2d)]
+    start_he(decoder)
+    for layer in convolutions:
+        if layer.in_channels == layer.out_channels:
+            layer.weight.mul_(0.1).add_(init.dirac_(torch.empty_like(layer.weight)))
+    last = convolutions[-1]
+    assert last.bias is not None
+    last.bias.fill_(0.5)
+    last.weight.mul_(0.01)
 
 
 def norm_parameters(network: nn.Module) -> dict[str, nn.Parameter]:

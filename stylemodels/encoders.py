@@ -11,6 +11,7 @@ Sources: VGG (Simonyan & Zisserman 2014, arXiv:1409.1556); the small encoder's l
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import torch
@@ -195,6 +196,21 @@ def load_encoder(
     if name == "vgg19-normalised":
         normalise(network, calibration_pictures())
     return Encoder(name, _channels(name), network)
+
+
+def with_pooling(encoder: Encoder, pooling: Pooling) -> Encoder:
+    """The same encoder, but that it pools so; the given one, which others may share, stays as it is.
+
+    Raises ValueError for an encoder that was trained with another pooling.
+    """
+    if encoder.name in FIXED_PADDING_AND_POOLING and pooling != "max":
+        raise ValueError(f"vgg_pool: {pooling} was given, encoder {encoder.name} has max for good")
+    network = encoder.network
+    if not isinstance(network, Vgg) or network.pooling == pooling:
+        return encoder
+    network = deepcopy(network)
+    network.pooling = pooling
+    return Encoder(encoder.name, encoder.channels, network)
 
 
 def weightless_encoder(name: EncoderName) -> Encoder:

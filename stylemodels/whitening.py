@@ -131,6 +131,23 @@ def decomposed(matrices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return values.to(matrices.device, torch.float64), vectors.to(matrices.device, torch.float64)
 
 
+def whitening_map(content: Moments, *, eps: float = EIG_EPS) -> AffineMap:
+    """To mean 0 and covariance I (ZCA), where `content` varies at all; float64.
+
+    Source: Li et al. 2017 (arXiv:1705.08086), equation 1.
+    """
+    matrix = matrix_power(content.covariance, -0.5, eps)
+    return AffineMap(matrix, -(matrix @ content.mean[..., None])[..., 0])
+
+
+def colouring_map(style: Moments, *, eps: float = EIG_EPS) -> AffineMap:
+    """From mean 0 and covariance I to those of `style`, float64.
+
+    Source: Li et al. 2017 (arXiv:1705.08086), equation 2.
+    """
+    return AffineMap(matrix_power(style.covariance, 0.5, eps), style.mean)
+
+
 def wct_map(
     content: Moments,
     style: Moments,

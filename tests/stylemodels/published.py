@@ -15,11 +15,17 @@ UNMOVED: Mapping[str, Mapping[str, str]] = {
         "deconv2.bias": "in front of an instance norm",
     }
     for name in ("metastyle/train", "metastyle/adapt", "johnson/train")
-} | {"sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"}}
+} | {
+    "aams/train": {"f_conv.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
+    "sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
+}
 # The term that falls on one batch; without an entry the sum of the terms that end in `_loss`.
 FALLING_TERM = {"metastyle/train": "total_loss", "metastyle/adapt": "total_loss"}
 # The trained parameters of each published part, at the default settings.
 PARAMETERS: Mapping[str, Mapping[str, int]] = {
+    "aams/avatar-net": {"decoder": 3_505_219},
+    "aams/style-swap": {"decoder": 555_075},
+    "aams/train": {"attention": 525_312, "decoder": 3_505_219},
     "adain/train": {"decoder": 3_505_219},
     "collaborative-distillation/distill": {"encoders": 1_073_212, "decoders": 1_072_791},
     "collaborative-distillation/train-decoder": {"encoders": 17_120_444, "decoders": 17_118_927},
@@ -35,6 +41,26 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
 }
 # The defaults that come from the papers.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "aams/avatar-net": {"encoder": "vgg19"},
+    "aams/style-swap": {"patch_size": 3, "encoder": "vgg19"},
+    "aams/train": {
+        "steps": 80_000,
+        "batch_size": 8,
+        "load_size": 512,
+        "content_size": 256,
+        "lr": 1e-4,
+        "betas": [0.9, 0.99],
+        "adam_eps": 1.0,
+        "pixel_weight": 10,
+        "perceptual_weight": 1,
+        "perceptual_layers": ["relu1_1", "relu2_1", "relu3_1", "relu4_1"],
+        "tv_weight": 10,
+        "encoder": "vgg19",
+        "vgg_pool": "avg",
+        "attention_dim": 256,
+        "attention_scale": "none",
+        "att_weight": 6,
+    },
     "adain/train": {
         "steps": 160_000,
         "batch_size": 8,

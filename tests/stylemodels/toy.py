@@ -20,6 +20,17 @@ from stylemodels.train import Run, build_task
 
 # Settings that make a task small enough for a test: seconds for a hundred steps.
 SMALL: Mapping[str, Mapping[str, Any]] = {
+    "aams/avatar-net": {"encoder": "random", "content_size": 32, "batch_size": 2, "lr": 1e-3, "adam_eps": 1e-8},
+    "aams/style-swap": {"encoder": "random", "content_size": 32, "style_size": 32, "batch_size": 2},
+    "aams/train": {
+        "encoder": "random",
+        "content_size": 32,
+        "batch_size": 2,
+        "lr": 1e-3,
+        "adam_eps": 1e-8,
+        "attention_dim": 16,
+        "attention_scale": "sqrt_d",
+    },
     "adain/train": {"encoder": "random", "batch_size": 2, "content_size": 32, "style_size": 32, "lr": 3e-3},
     "collaborative-distillation/distill": {
         "encoder": "random",
