@@ -18,6 +18,7 @@ UNMOVED: Mapping[str, Mapping[str, str]] = {
 } | {
     "aams/train": {"f_conv.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
     "sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
+    "solver/train": {f"f.convs.{block}.bias": "in front of an instance norm" for block in range(4)},
 }
 # The term that falls on one batch; without an entry the sum of the terms that end in `_loss`.
 FALLING_TERM = {"metastyle/train": "total_loss", "metastyle/adapt": "total_loss"}
@@ -37,6 +38,7 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "metastyle/adapt": {"network": 1_679_235},
     "mst/train": {"decoder": 3_505_219},
     "sanet/train": {"transform": 4_461_056, "decoder": 3_505_219},
+    "solver/train": {"solver": 1_398_208, "kappa": 0},
     "wct/train": {"decoders": 17_118_927},
 }
 # The defaults that come from the papers.
@@ -242,6 +244,30 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "chunk": 1024,
         "encoder": "vgg19-normalised",
         "precision": "fp32",
+    },
+    "solver/train": {
+        "steps": 80_000,
+        "batch_size": 4,
+        "load_size": 288,
+        "content_size": 256,
+        "style_size": 256,
+        "photo_style_fraction": 0.5,
+        "lr": 1e-3,
+        "lr_final": 1e-4,
+        "grad_clip": 1.0,
+        "n_steps": 2,
+        "share_steps": False,
+        "style_layers": ["relu1_1", "relu2_1", "relu3_1", "relu4_1"],
+        "content_layers": ["relu4_1"],
+        "widths": [32, 64, 128, 128],
+        "b_mode": "adjoint",
+        "filter_norm": "sqrt",
+        "content_weight": 1.0,
+        "style_weight": 0.3,
+        "style_layer_weights": [1, 1, 1, 1],
+        "tv_weight": 0.01,
+        "deep_supervision": 0.5,
+        "encoder": "vgg19",
     },
     "wct/train": {
         "levels": [5, 4, 3, 2, 1],

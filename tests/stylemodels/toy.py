@@ -111,6 +111,15 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "lr": 1e-3,
     },
+    "solver/train": {
+        "encoder": "random",
+        "widths": [8, 8, 8, 8],
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "batch_size": 2,
+        "lr": 1e-2,
+    },
     "wct/train": {
         "encoder": "random",
         "levels": [3, 1],
