@@ -54,19 +54,20 @@ class AdjointB(nn.Module):
         )
         nn.init.zeros_(self.k[0].weight)  # type: ignore[arg-type]
 
-    def forward(self, z: Sequence[Tensor], levels: Sequence[Tensor]) -> Tensor:
-        """Filtered features and f's own, tap by tap -> (N, 3, H, W)."""
-        y = z[-1]
+    def forward(self, z: Sequence[Tensor], levels: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+        """Filtered features, f's own, and lambda, tap by tap -> (N, 3, H, W)."""
+        y = scales[-1] * z[-1]
         for level in range(len(z) - 1, 0, -1):
-            y = doubled(self.k[level](y * (levels[level] > 0))) + z[level - 1]
+            y = doubled(self.k[level](y * (levels[level] > 0))) + scales[level - 1] * z[level - 1]
         gradient: Tensor = self.k[0](y * (levels[0] > 0))
         return gradient
 
 
-class AccumulateB(nn.Module):
-    """One network upwards, every tap added where it belongs, ReLUs of its own."""
+class Decoder(nn.Module):
+    """Features to an image: a convolution and a ReLU at every level, nearest x2 in between; silent at first."""
 
     def __init__(self, widths: Sequence[int]) -> None:
+        """widths: finest first."""
         super().__init__()
         sides = pairwise((widths[0], *widths))  # the finest keeps its width
         self.convs = nn.ModuleList(reflect_conv(inner, outer, 3) for outer, inner in sides)
@@ -74,26 +75,39 @@ class AccumulateB(nn.Module):
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, z: Sequence[Tensor | float], levels: Sequence[Tensor]) -> Tensor:
-        """Filtered features, tap by tap, 0 for a tap that has none -> (N, 3, H, W); f's own are not looked at."""
-        y = torch.as_tensor(z[-1])
-        for level in range(len(z) - 1, 0, -1):
-            y = doubled(relu(self.convs[level](y))) + z[level - 1]
-        gradient: Tensor = self.last(relu(self.convs[0](y)))
+    def forward(self, y: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
+        """The coarsest features, and what is added at every finer level (or nothing) -> (N, 3, H, W)."""
+        for level in range(len(self.convs) - 1, 0, -1):
+            y = doubled(relu(self.convs[level](y)))
+            y = y + added[level - 1] if added else y
+        image: Tensor = self.last(relu(self.convs[0](y)))
+        return image
+
+
+class AccumulateB(nn.Module):
+    """One decoder, every tap added where it belongs."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.decoder = Decoder(widths)
+
+    def forward(self, z: Sequence[Tensor], levels: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+        """Filtered features and lambda, tap by tap -> (N, 3, H, W); f's own features are not looked at."""
+        *added, y = (scale * part for scale, part in zip(scales, z, strict=True))
+        gradient: Tensor = self.decoder(y, added)
         return gradient
 
 
 class SeparateB(nn.Module):
-    """A network for each tap: equation 10 as it is printed."""
+    """A decoder for each tap: equation 10 as it is printed."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.b = nn.ModuleList(AccumulateB(widths[: level + 1]) for level in range(len(widths)))
+        self.decoders = nn.ModuleList(Decoder(widths[: level + 1]) for level in range(len(widths)))
 
-    def forward(self, z: Sequence[Tensor], levels: Sequence[Tensor]) -> Tensor:
-        """Filtered features, tap by tap -> (N, 3, H, W)."""
-        parts = [b([*[0.0] * level, z[level]], levels) for level, b in enumerate(self.b)]
-        return torch.stack(parts).sum(0)
+    def forward(self, z: Sequence[Tensor], levels: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+        """Filtered features and lambda, tap by tap -> (N, 3, H, W); f's own features are not looked at."""
+        return torch.stack([scale * b(y) for scale, b, y in zip(scales, self.decoders, z, strict=True)]).sum(0)
 
 
 B_MODES: Mapping[BMode, type[AdjointB | AccumulateB | SeparateB]] = {
@@ -119,7 +133,7 @@ class GradientStep(nn.Module):
         """(N, 3, H, W) -> the same. scales: lambda_l at run time."""
         levels = self.f(images)
         z = [self.filtered(n, levels[n], filters[n]) for n in range(len(levels))]
-        gradient: Tensor = self.b([scale * part for scale, part in zip(scales, z, strict=True)], levels)
+        gradient: Tensor = self.b(z, levels, scales)
         return gradient
 
     def filtered(self, tap: int, features: Tensor, filters: Sequence[Weighted]) -> Tensor:
@@ -130,7 +144,8 @@ class GradientStep(nn.Module):
     def matrix(self, tap: int, gram: Tensor) -> Tensor:
         """W = G^T Gram H: (N, c, c) -> (N, d, d), in float32 also under autocast."""
         with torch.autocast(gram.device.type, enabled=False):
-            return self.g[tap].T @ gram @ self.h[tap]
+            matrix: Tensor = self.g[tap].T @ gram @ self.h[tap]
+        return matrix
 
 
 class Solver(nn.Module):

@@ -158,8 +158,7 @@ class Train(Task):
         content = batch["content"]
         with torch.no_grad():
             own, grams = self.features(content, self.content_taps), self.grams(self.styles_of(batch))
-        filters = [[Weighted(normed(grams[tap], c.filter_norm), 1.0)] for tap in self.style_taps]
-        pictures = list(self.solver(content, filters))
+        pictures = list(self.solver(content, whole(grams, c.filter_norm)))
         seen = self.features(torch.cat(pictures), self.kappa.taps)
         terms = [
             self.energies({tap: values.chunk(len(pictures))[n] for tap, values in seen.items()}, own, grams)
@@ -217,7 +216,7 @@ class Train(Task):
             for frame in frames:
                 filters = filters or self.filters(styles, frame, controls)
                 picture = self.drawn(frame, filters, controls)
-                if calm:
+                if calm and picture.image is not None:
                     self.memory.keep(frame, picture.image)
                 yield picture
 
@@ -267,8 +266,7 @@ class Train(Task):
         pairs = min(len(content), len(style))
         content, own = content[:pairs], self.features(content[:pairs], self.content_taps)
         grams = self.grams(style[:pairs])
-        filters = [[Weighted(normed(grams[tap], self.config.filter_norm), 1.0)] for tap in self.style_taps]
-        pictures = [content, *self.solver(content, filters)]
+        pictures = [content, *self.solver(content, whole(grams, self.config.filter_norm))]
         energies = [self.energies(self.features(each, self.kappa.taps), own, grams) for each in pictures]
         steps = [(f"step-{n}-1-1", each[0]) for n, each in enumerate(pictures[1:], start=1)]
         bars = stacked_bars([[float(value) for value in each.values()] for each in energies])
@@ -288,8 +286,8 @@ class SolverForm(nn.Module):
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         features = self.kappa(self.encoder(style, self.taps))
-        filters = [[Weighted(normed(mean_gram(features[tap]), self.filter_norm), 1.0)] for tap in self.taps]
-        pictures: list[Tensor] = list(self.solver(content, filters))
+        grams = {tap: mean_gram(values) for tap, values in features.items()}
+        pictures: list[Tensor] = list(self.solver(content, whole(grams, self.filter_norm)))
         return pictures[-1]
 
 
@@ -303,6 +301,11 @@ def check(config: TrainConfig) -> None:
     for name in ("widths", "style_layer_weights"):
         if (count := len(getattr(config, name))) != len(taps):
             raise ValueError(f"{name}: {count} were given, one for each of {len(taps)} style_layers is needed")
+
+
+def whole(grams: Mapping[str, Tensor], form: FilterNorm) -> Filters:
+    """One style each, everywhere: Gram matrices (N, c, c) by tap, finest first, as filters."""
+    return [[Weighted(normed(gram, form), 1.0)] for gram in grams.values()]
 
 
 def absolute_variation(images: Tensor) -> Tensor:
