@@ -138,8 +138,8 @@ class GradientStep(nn.Module):
 
     def filtered(self, tap: int, features: Tensor, filters: Sequence[Weighted]) -> Tensor:
         """z: features (N, d, h, w), times G^T Gram H with positions as rows, each filter where its weight says."""
-        parts = [weight * through(features, self.matrix(tap, gram)) for gram, weight in filters]
-        return torch.stack(parts).sum(0)
+        parts = (weight * through(features, self.matrix(tap, gram)) for gram, weight in filters)
+        return sum(parts, start=features.new_zeros(()))
 
     def matrix(self, tap: int, gram: Tensor) -> Tensor:
         """W = G^T Gram H: (N, c, c) -> (N, d, d), in float32 also under autocast."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from math import cos, pi
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ from stylemodels.distributed import part_of
 from stylemodels.encoders import EncoderName, stand_in
 from stylemodels.losses import content_loss
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
-from stylemodels.proximal import AddedTerms, TermControls, VideoMemory
+from stylemodels.proximal import AddedTerms, Previous, TermControls, VideoMemory
 from stylemodels.settings import Common, setting
 from stylemodels.style_filters import Features, FilterNorm, Weighted, filters_at, mean_gram, normed, read
 from stylemodels.unrolled import BMode, Filters, Solver
@@ -51,7 +52,7 @@ class TrainConfig(Common):
     photo_style_fraction: float = setting(0.5, "share of pairs whose style is a photo of the content set", ge=0, le=1)
     lr: float = setting(1e-3, "Adam's learning rate", gt=0)
     lr_final: float = setting(1e-4, "Adam's learning rate at the end; a cosine leads there", ge=0)
-    grad_clip: float = setting(1.0, "longest gradient, over all parameters", gt=0)
+    grad_clip: float | None = setting(1.0, "longest gradient, over all parameters; null = off", gt=0)
     n_steps: int = setting(2, "T, unrolled steps", ge=1, le=10)
     share_steps: bool = setting(False, "one g for all steps instead of one for each")
     style_layers: tuple[Tap, ...] = setting(TAPS[:4], "taps whose Gram matrices are the style: relu1_1, relu2_1, ...")
@@ -143,8 +144,8 @@ class Train(Task):
 
     def lr_scale(self, name: str) -> float:
         c = self.config
-        final = c.lr_final / c.lr
-        return float(final + (1 - final) * (1 + torch.cos(torch.tensor(torch.pi * self.step / c.steps)).item()) / 2)
+        final: float = c.lr_final / c.lr
+        return final + (1 - final) * (1 + cos(pi * self.step / c.steps)) / 2
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """L_s is quadratic in Gram entries, so its gradients have heavy tails: they are clipped."""
@@ -159,6 +160,8 @@ class Train(Task):
         with torch.no_grad():
             own, grams = self.features(content, self.content_taps), self.grams(self.styles_of(batch))
         pictures = list(self.solver(content, whole(grams, c.filter_norm)))
+        if c.deep_supervision == 0:
+            pictures = pictures[-1:]
         seen = self.features(torch.cat(pictures), self.kappa.taps)
         terms = [
             self.energies({tap: values.chunk(len(pictures))[n] for tap, values in seen.items()}, own, grams)
@@ -203,7 +206,7 @@ class Train(Task):
 
         Raises ValueError for smaller styles, and for controls that the model cannot follow.
         """
-        return self.drawn(content, self.filters(styles, content, controls), controls)
+        return self.drawn(content, self.filters(styles, content, controls), controls, None)
 
     @torch.inference_mode()
     def stylize_video(
@@ -215,7 +218,7 @@ class Train(Task):
         with self.memory.of_one_video() if calm else nullcontext():
             for frame in frames:
                 filters = filters or self.filters(styles, frame, controls)
-                picture = self.drawn(frame, filters, controls)
+                picture = self.drawn(frame, filters, controls, self.memory.previous)
                 if calm and picture.image is not None:
                     self.memory.keep(frame, picture.image)
                 yield picture
@@ -226,9 +229,10 @@ class Train(Task):
     def load_video_state(self, state: Mapping[str, Tensor]) -> None:
         self.memory.restore(state, self.kappa.rms.device)
 
-    def drawn(self, content: Tensor, filters: Filters, controls: StylizeControls) -> Picture:
+    def drawn(self, content: Tensor, filters: Filters, controls: StylizeControls, previous: Previous | None) -> Picture:
+        """previous: of a video, the frame before and its picture."""
         scales = self.scales(controls)
-        settled = AddedTerms(content, controls, self.memory.previous)
+        settled = AddedTerms(content, controls, previous)
         pictures = []
         for picture in self.solver(content, filters, scales, controls.mu, settled):
             pictures.append(picture)

@@ -188,7 +188,7 @@ def test_a_fifth_tap_is_drawn_at_32_px():
 
 
 def test_check_9_in_short_the_style_loss_falls_below_the_content_s():
-    made = trained(100, 32, batch_size=4)
+    made = trained(70, 32, batch_size=4)
     assert all(np.isfinite(list(step.values())).all() for step in made.terms)
     assert sum(made.ratios[-20:]) / 20 < 0.9
 
@@ -204,7 +204,7 @@ def test_check_9_after_400_steps_pictures_have_their_style_and_keep_their_conten
 
 @pytest.mark.slow
 def test_check_10_a_mixture_goes_monotonically_from_one_style_to_the_other():
-    """Check 10, as means of four pairs."""
-    first, second = zip(*mixing_sweep(trained(400, 64, batch_size=4).task, 4, 64), strict=True)
+    """Check 10, as means of 24 pairs: with similar styles a mixture can be nearer to one of them than its own picture."""
+    first, second = zip(*mixing_sweep(trained(400, 64, batch_size=4).task, 24, 64), strict=True)
     assert list(first) == sorted(first)
     assert list(second) == sorted(second, reverse=True)

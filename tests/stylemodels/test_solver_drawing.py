@@ -48,24 +48,11 @@ def test_check_2_mu_goes_from_the_content_bit_by_bit_to_further_and_further_away
     assert len(set(moves)) == 5
 
 
-def test_check_2_without_lambda_the_content_is_left_bit_by_bit():
-    picture = drawn(drawing(), CONTENT, Style(FIRST), controls=controls(lambda_scales=(0.0,) * 4))
-    assert torch.equal(picture, CONTENT)
-
-
 def test_check_4_one_style_with_all_the_weight_or_two_that_are_equal_are_that_style():
     alone = drawn(drawing(), CONTENT, Style(FIRST))
     assert_close(drawn(drawing(), CONTENT, Style(FIRST, 1.0), Style(SECOND, 0.0)), alone, rtol=0, atol=1e-5)
     assert_close(drawn(drawing(), CONTENT, Style(FIRST, 0.3), Style(FIRST, 0.7)), alone, rtol=0, atol=1e-5)
     assert not torch.allclose(drawn(drawing(), CONTENT, Style(SECOND)), alone, atol=1e-2)
-
-
-def test_check_4_one_step_is_linear_in_the_mixture():
-    def one_step(*styles: Style) -> Tensor:
-        return drawn(drawing(), CONTENT, *styles, controls=controls(stop_after=1))
-
-    mixture = one_step(Style(FIRST, 0.3), Style(SECOND, 0.7))
-    assert_close(mixture, 0.3 * one_step(Style(FIRST)) + 0.7 * one_step(Style(SECOND)), rtol=0, atol=1e-5)
 
 
 def test_check_5_masks_of_one_style_are_no_masks():
