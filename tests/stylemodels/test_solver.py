@@ -204,7 +204,7 @@ def test_check_9_after_400_steps_pictures_have_their_style_and_keep_their_conten
 
 @pytest.mark.slow
 def test_check_10_a_mixture_goes_monotonically_from_one_style_to_the_other():
-    """Check 10, as means of 24 pairs: with similar styles a mixture can be nearer to one of them than its own picture."""
+    """Check 10, as means of 24 pairs: between similar styles a mixture can be the nearer one to either."""
     first, second = zip(*mixing_sweep(trained(400, 64, batch_size=4).task, 24, 64), strict=True)
     assert list(first) == sorted(first)
     assert list(second) == sorted(second, reverse=True)
