@@ -28,6 +28,7 @@ from torch.optim import Adam, Optimizer
 from stylemodels.distributed import part_of
 from stylemodels.encoders import EncoderName, stand_in
 from stylemodels.losses import content_loss
+from stylemodels.maps import curve
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
 from stylemodels.proximal import AddedTerms, Previous, TermControls, VideoMemory
 from stylemodels.settings import Common, setting
@@ -273,8 +274,8 @@ class Train(Task):
         pictures = [content, *self.solver(content, whole(grams, self.config.filter_norm))]
         energies = [self.energies(self.features(each, self.kappa.taps), own, grams) for each in pictures]
         steps = [(f"step-{n}-1-1", each[0]) for n, each in enumerate(pictures[1:], start=1)]
-        bars = stacked_bars([[float(value) for value in each.values()] for each in energies])
-        return [*super().preview(batch), *steps, ("energy", bars)]
+        falling = curve(torch.stack([torch.stack(list(each.values())).sum() for each in energies]))
+        return [*super().preview(batch), *steps, ("energy", falling[0].expand(3, -1, -1))]
 
     def onnx_form(self) -> nn.Module:
         return SolverForm(self)
@@ -315,22 +316,6 @@ def whole(grams: Mapping[str, Tensor], form: FilterNorm) -> Filters:
 def absolute_variation(images: Tensor) -> Tensor:
     """Mean absolute differences of neighbouring pixels, across and down, a scalar."""
     return images.diff(dim=3).abs().mean() + images.diff(dim=2).abs().mean()
-
-
-def stacked_bars(values: Sequence[Sequence[float]], size: int = 128) -> Tensor:
-    """A bar for each row of `values` (at least 0), its parts on top of each other: (3, size, about size) in [0, 1].
-
-    The tallest bar reaches the top; the first part of each is light, the following ones darker.
-    """
-    parts = torch.tensor(values)
-    ends = parts.cumsum(1) / parts.sum(1).max().clamp_min(1e-12)
-    height = 1 - (torch.arange(size) + 0.5)[:, None, None] / size  # of the middle of every row
-    below = (height < ends).sum(2) / parts.shape[1]  # (size, bars): how many parts lie above, 0 is the background
-    shade = torch.where(below > 0, 0.8 * below - 0.1 / parts.shape[1], 1.0)
-    width = size // len(values)
-    bars = shade.repeat_interleave(width, 1)
-    bars[:, ::width] = 1.0
-    return bars.expand(3, -1, -1)
 
 
 METHOD = Method(
