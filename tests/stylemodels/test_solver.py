@@ -1,4 +1,8 @@
-"""The flexible convolutional solver: losses and training; checks 7 to 10 of paper 11."""
+"""The flexible convolutional solver: losses, training and settings; checks 7 to 10 and 12 of paper 11.
+
+Checks 1, 4 and 5 are in test_style_filters.py too, 2 to 6 in test_unrolled.py, 11 in test_matting.py and
+test_proximal.py; what a finished model draws is in test_solver_drawing.py.
+"""
 
 from __future__ import annotations
 
