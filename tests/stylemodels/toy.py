@@ -111,6 +111,14 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "lr": 1e-3,
     },
+    "total/train": {
+        "encoder": "random",
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "batch_size": 2,
+        "lr": 1e-3,
+    },
     "wct/train": {
         "encoder": "random",
         "levels": [3, 1],
