@@ -1,21 +1,39 @@
-"""Square roots of covariances: inverse ones with a relative floor, and both by matrix products alone.
+"""cov(F_s)^(1/2) cov(F_c)^(-1/2), with a relative floor under the content's eigenvalues: by eigenvalues or by products.
 
-The products are the coupled Newton-Schulz iteration, whose limits are the roots of Y_0 = A / largest eigenvalue:
+The products are the coupled Newton-Schulz iteration, for ONNX, which has no eigenvalues: from Y_0 = A and Z_0 = I
 
-    T = (3 I - Z Y) / 2,   Y <- Y T -> Y_0^(1/2),   Z <- T Z -> Y_0^(-1/2),   from Z_0 = I
+    T = (3 I - Z Y) / 2,   Y <- Y T -> A^(1/2),   Z <- T Z -> A^(-1/2)
 
-While an eigenvalue of Z Y is small it grows by 9/4 a step; near 1 its distance from 1 is squared.
+for eigenvalues between 0 and 3. While one of Z Y is small it grows 9/4 times a step; near 1 its distance is squared.
 Source: Higham 2008, Functions of Matrices, equation 6.35.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, log
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from stylemodels.whitening import matrix_power
+
+Roots: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+
 NO_SPREAD = 1e-12  # below this largest eigenvalue all features count as equal
+TINY = 1e-300  # instead of nothing, to divide by
+LEAST_STEPS = 32  # a root is exact to 1e-6 of the largest one
+SQUARINGS = 20  # a power of a million is all in the direction of the largest eigenvalue
+
+
+def by_eigenvalues(content: Tensor, style: Tensor, eps: float) -> Tensor:
+    """The matrix that gives features of covariance `content` the covariance `style`, float64.
+
+    content, style: (N, C, C), symmetric. eps: floor under the content's eigenvalues, relative to the largest; the
+    style's have none. Zero where the content has no spread. Raises ValueError when a value is no number.
+    """
+    return matrix_power(style, 0.5, 0.0) @ inverse_root(content, eps)
 
 
 def inverse_root(covariance: Tensor, eps: float) -> Tensor:
@@ -33,49 +51,32 @@ def inverse_root(covariance: Tensor, eps: float) -> Tensor:
     return root
 
 
-def root_by_products(covariance: Tensor, steps: int = 36) -> Tensor:
-    """The square root of positive semidefinite matrices (N, C, C), float64.
-
-    After 36 steps it is exact to the root of 1e-12 of the largest eigenvalue where an eigenvalue is smaller than that.
-    """
-    matrix = covariance.double()
-    largest = largest_eigenvalue(matrix)
-    return newton_schulz(matrix / largest.clamp_min(NO_SPREAD), steps)[0] * largest.sqrt()
-
-
-def inverse_root_by_products(covariance: Tensor, eps: float) -> Tensor:
-    """As `inverse_root`, of positive semidefinite matrices (N, C, C) but for rounding."""
-    matrix = covariance.double()
-    largest = largest_eigenvalue(matrix)
-    scale = largest.clamp_min(NO_SPREAD) * (1 + eps)
-    floored = (matrix + eps * largest.clamp_min(NO_SPREAD) * identity_like(matrix)) / scale
-    steps = ceil(log(1 / eps) / log(9 / 4)) + 8
-    return torch.where(largest < NO_SPREAD, 0.0, newton_schulz(floored, steps)[1] * scale.rsqrt())
+def by_products(content: Tensor, style: Tensor, eps: float) -> Tensor:
+    """As `by_eigenvalues` but for rounding, of positive semidefinite matrices."""
+    both = torch.cat([content, style]).double()
+    identity = torch.eye(both.shape[-1], dtype=both.dtype, device=both.device)
+    largest = largest_eigenvalue(both, identity)
+    floors = torch.tensor([eps] * len(content) + [0.0] * len(style), dtype=both.dtype, device=both.device)
+    root = both / largest.clamp_min(NO_SPREAD) + floors[:, None, None] * identity
+    half = (-0.5 * identity).expand_as(root)  # -Z / 2, which saves a product with a number in each step
+    for _ in range(max(LEAST_STEPS, ceil(log(1 / eps) / log(9 / 4)) + 8)):
+        turn = torch.baddbmm(1.5 * identity, half, root)
+        root, half = torch.bmm(root, turn), torch.bmm(turn, half)
+    own, painted = largest.chunk(2)
+    inverse = torch.where(own < NO_SPREAD, 0.0, -2 * half.chunk(2)[0] * own.clamp_min(NO_SPREAD).rsqrt())
+    return torch.bmm(root.chunk(2)[1] * painted.sqrt(), inverse)
 
 
-def newton_schulz(matrix: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Square root and inverse square root of matrices (N, C, C) with eigenvalues from 0 to 1."""
-    identity = identity_like(matrix)
-    root, inverse = matrix, identity
-    for _ in range(steps):
-        turn = 1.5 * identity - 0.5 * (inverse @ root)
-        root, inverse = root @ turn, turn @ inverse
-    return root, inverse
+def largest_eigenvalue(matrix: Tensor, identity: Tensor) -> Tensor:
+    """Of positive semidefinite matrices (N, C, C): (N, 1, 1), by way of a high power."""
+    power = matrix
+    for squaring in range(SQUARINGS):
+        if squaring % 4 == 0:  # it would become too small for a float
+            power = power / trace(power, identity).clamp_min(TINY)
+        power = torch.bmm(power, power)
+    return trace(torch.bmm(matrix, power), identity) / trace(power, identity).clamp_min(TINY)
 
 
-def largest_eigenvalue(matrix: Tensor, squarings: int = 20) -> Tensor:
-    """Of positive semidefinite matrices (N, C, C): (N, 1, 1), from a high power, which is all in its direction."""
-    power = matrix / trace(matrix).clamp_min(NO_SPREAD)
-    for _ in range(squarings):
-        power = power @ power
-        power = power / trace(power).clamp_min(NO_SPREAD)
-    return trace(matrix @ power)
-
-
-def trace(matrix: Tensor) -> Tensor:
+def trace(matrix: Tensor, identity: Tensor) -> Tensor:
     """(N, C, C) -> (N, 1, 1)."""
-    return (matrix * identity_like(matrix)).sum((1, 2), keepdim=True)
-
-
-def identity_like(matrix: Tensor) -> Tensor:
-    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return (matrix * identity).sum((1, 2), keepdim=True)

@@ -75,10 +75,10 @@ def centred(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def symmetric(rows: Sequence[Tensor]) -> Tensor:
     """The symmetric matrix (N, C', C') of which `rows` are the blocks (N, C_j, C_1 + ... + C_j) up to the diagonal."""
-    widths = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
     channels = rows[-1].shape[2]
     lower = torch.cat([pad(row, (0, channels - row.shape[2])) for row in rows], 1)
-    block = torch.arange(len(rows), device=widths.device).repeat_interleave(widths)
+    places = [place for place, row in enumerate(rows) for _ in range(row.shape[1])]
+    block = torch.tensor(places, device=lower.device)
     return torch.where(block[:, None] >= block, lower, lower.transpose(1, 2))
 
 

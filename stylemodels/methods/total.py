@@ -30,7 +30,7 @@ from stylemodels.distributed import part_of
 from stylemodels.encoders import EncoderName, stand_in
 from stylemodels.features import at_least_float32
 from stylemodels.losses import content_loss, tv_loss
-from stylemodels.matrix_roots import inverse_root, inverse_root_by_products, root_by_products
+from stylemodels.matrix_roots import Roots, by_eigenvalues, by_products
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
 from stylemodels.mixing import mixed
 from stylemodels.phases import Stretch
@@ -41,7 +41,6 @@ from stylemodels.settings import Common, setting
 from stylemodels.skip_decoder import Skip, SkipDecoder
 from stylemodels.temporal import TemporalAverage, TemporalControls
 from stylemodels.tiles import Place
-from stylemodels.whitening import matrix_power
 
 Tap = Literal["relu1_2", "relu2_2", "relu3_3", "relu4_3"]
 Norm = Literal["fro", "mse"]
@@ -96,16 +95,12 @@ class StylizeControls(TemporalControls):
     )
 
 
-def sst(content: Statistics, style: Statistics, eps: float, *, by_products: bool = False) -> JointMap:
+def sst(content: Statistics, style: Statistics, eps: float, roots: Roots = by_eigenvalues) -> JointMap:
     """The style transform as a map of content features, float64: their mean and covariance become the style's.
 
     eps: floor under the content's eigenvalues, relative to the largest; the style's have none.
-    by_products: matrix roots without eigenvalues.
     """
-    if by_products:
-        matrix = root_by_products(style.covariance) @ inverse_root_by_products(content.covariance, eps)
-    else:
-        matrix = matrix_power(style.covariance, 0.5, 0.0) @ inverse_root(content.covariance, eps)
+    matrix = roots(content.covariance, style.covariance, eps)
     return JointMap(matrix, style.mean.double() - (matrix @ content.mean.double()[..., None])[..., 0])
 
 
@@ -202,6 +197,8 @@ class Train(Task):
             output = self.decoder(own)
             found = self.encode(output)
             return {"pixel": content_loss(output, batch["content"]), "content": self.content_distance(found, own)}
+        if len(batch["style"]) != len(batch["content"]):
+            raise ValueError(f"batch: {len(batch['content'])} contents and {len(batch['style'])} styles make no pairs")
         with torch.no_grad():
             painted = self.encode(batch["style"])
             statistics = {mode: self.statistics(painted, mode) for mode in self._modes()}
@@ -396,7 +393,7 @@ class TotalForm(nn.Module):
         for pair in zip(groups(own, c.transform), groups(painted, c.transform), strict=True):
             resample: Resample = c.resample if c.transform == "inter" else "nearest_avg"
             statistics = [joint_statistics(group, resample, sums=torch.float64) for group in pair]
-            maps.append(sst(statistics[0], statistics[1], c.whiten_eps, by_products=True))
+            maps.append(sst(statistics[0], statistics[1], c.whiten_eps, by_products))
         image: Tensor = task.decoder(task.transformed(own, maps))
         return image
 
