@@ -63,10 +63,7 @@ class TrainConfig(Common):
     style_norm: Norm = setting("fro", "fro: norms as published, not squared; mse: means of squares")
     resample: Resample = setting("nearest_avg", "how scales are brought to one size, and back")
     skip: Skip = setting("add", "how the finer scales enter the decoder")
-    skip_dropout: float = setting(
-        0.0, "share of finer scales whose positions the decoder does not see in a step: it must use the coarse", ge=0,
-        le=0.5,
-    )  # fmt: skip
+    skip_dropout: float = setting(0.0, "share of finer scales that the decoder sees only the means of", ge=0, le=0.5)
     whiten_eps: float = setting(1e-5, "floor under the content's eigenvalues, relative to the largest", gt=0, le=0.1)
     normalise_taps: bool = setting(True, "losses divide each tap by its root mean square over the first photos")
     content_weight: float = setting(1.0, "weight of the content term", ge=0)
@@ -152,12 +149,7 @@ class Train(Task):
         self.decoder = SkipDecoder(self.widths, config.skip)
         self.register_buffer("tap_rms", torch.ones(len(self.taps)))
         style_weight = 6.4 / self.widths[-1] if config.style_weight is None else config.style_weight
-        self.weights = {
-            "pixel": 1.0,
-            "content": config.content_weight,
-            "style": style_weight,
-            "tv": config.tv_weight,
-        }
+        self.weights = {"pixel": 1.0, "content": config.content_weight, "style": style_weight, "tv": config.tv_weight}
         self.temporal = TemporalAverage()
 
     def streams(self) -> dict[str, Stream]:
