@@ -18,18 +18,18 @@ PIECE = 1 << 22  # numbers that are summed at once: 32 MiB in float64
 class AffineMap(NamedTuple):
     """`f -> matrix f + bias` for every position of a feature map."""
 
-    matrix: Tensor  # (N, C, C)
-    bias: Tensor  # (N, C)
+    matrix: Tensor  # (N, C', C); C' = C but where a map is a part of a larger one
+    bias: Tensor  # (N, C')
 
     def __call__(self, features: Tensor) -> Tensor:
-        """features: (N, C, H, W), any real dtype. Returns the same shape and dtype, channels last."""
+        """features: (N, C, H, W), any real dtype. Returns (N, C', H, W) in that dtype, channels last."""
         count, channels, height, width = features.shape
         matrix, bias = self.matrix.to(features), self.bias.to(features)
         flat = features.permute(0, 2, 3, 1).reshape(count, height * width, channels)
         # baddbmm is one of the functions that autocast would take down to bfloat16
         with torch.autocast(features.device.type, enabled=False):
             mapped = torch.baddbmm(bias[:, None], flat, matrix.transpose(1, 2))
-        return mapped.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return mapped.view(count, height, width, -1).permute(0, 3, 1, 2)
 
     def blended(self, alpha: float) -> AffineMap:
         """The map to `alpha` f' + (1 - alpha) f: at 0 nothing changes."""

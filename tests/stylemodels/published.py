@@ -40,6 +40,7 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "sanet/train": {"transform": 4_461_056, "decoder": 3_505_219},
     "solver/train": {"solver": 1_398_208, "kappa": 0},
     "wct/train": {"decoders": 17_118_927},
+    "total/train": {"decoder": 1_735_235},
 }
 # The defaults that come from the papers.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -278,5 +279,29 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "content_size": 256,
         "lr": 1e-4,
         "encoder": "vgg19-normalised",
+    },
+    "total/train": {
+        "steps": 80_000,
+        "autoencoder_warmup": 0,
+        "taps": ["relu1_2", "relu2_2", "relu3_3"],
+        "transform": "inter",
+        "style_loss": "inter",
+        "style_beta": 0.5,
+        "style_norm": "fro",
+        "resample": "nearest_avg",
+        "skip": "add",
+        "skip_dropout": 0.0,
+        "whiten_eps": 1e-5,
+        "normalise_taps": True,
+        "content_weight": 1.0,
+        "style_weight": None,
+        "tv_weight": 0.0,
+        "load_size": 256,
+        "content_size": 240,
+        "style_size": 240,
+        "batch_size": 4,
+        "lr": 1e-4,
+        "encoder": "vgg16",
+        "precision": "fp32",
     },
 }

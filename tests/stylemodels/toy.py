@@ -129,6 +129,14 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "load_size": 32,
         "batch_size": 2,
     },
+    "total/train": {
+        "encoder": "random",
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "batch_size": 2,
+        "lr": 1e-3,
+    },
 }
 
 # Biases in front of an instance norm have no gradient but noise.
