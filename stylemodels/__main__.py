@@ -18,6 +18,8 @@ VERBS: Mapping[str, str] = {
     "stylize": "draw a picture, or a folder of them, with a finished model",
     "video": "draw a video, frame by frame, with a finished model",
     "compare": "draw the same pictures with several models: a contact sheet and a table",
+    "classify": "tell the classes of pictures with a finished classifier",
+    "gates": "show how a model weights its channels",
     "evaluate": "measure how well a model draws pairs of pictures",
     "convert": "make a model of published weights",
     "cost": "count what a training step costs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,23 @@ class InstanceNorm(nn.GroupNorm):
         return super().forward(features.contiguous() if torch.is_grad_enabled() else features)
 
 
-class ResidualBlock(nn.Module):
-    """y = x + IN(conv(relu(IN(conv(x))))), without a ReLU after the sum."""
+Layer = Callable[[int], nn.Module]  # a norm or a gate of so many channels
 
-    def __init__(self, channels: int) -> None:
+
+class ResidualBlock(nn.Module):
+    """y = x + gate(norm(conv(relu(norm(conv(x)))))), without a ReLU after the sum."""
+
+    def __init__(self, channels: int, norm: Layer = InstanceNorm, gate: Layer = nn.Identity) -> None:
         super().__init__()
         self.conv1 = reflect_conv(channels, channels, 3)
-        self.in1 = InstanceNorm(channels)
+        self.in1 = norm(channels)
         self.conv2 = reflect_conv(channels, channels, 3)
-        self.in2 = InstanceNorm(channels)
+        self.in2 = norm(channels)
+        self.gate = gate(channels)
 
     def forward(self, features: Tensor) -> Tensor:
         inner = relu(self.in1(self.conv1(features)))
-        result: Tensor = features + self.in2(self.conv2(inner))
+        result: Tensor = features + self.gate(self.in2(self.conv2(inner)))
         return result
 
 
@@ -55,32 +59,46 @@ class FastStyleNetwork(nn.Module):
     width: channels of the first layer. At 32 with five residual blocks it has 1,679,235 parameters, the published
     1.68M, of which 3,200 are the gains and biases of its instance norms.
 
+    norm: of all layers but the last; they are called `in1` ... whichever it is. gate: at the end of every residual
+    branch, with gate_all also behind the five norms outside of them.
+
     Images (N, 3, H, W) in [0, 1] give images (N, 3, 4*ceil(H/4), 4*ceil(W/4)) strictly inside (0, 1); sides from 5 px.
     Source: Johnson et al. 2016 (arXiv:1603.08155), as Zhang et al. 2019 (arXiv:1812.05233) use it.
     """
 
-    def __init__(self, width: int = 32, res_blocks: int = 5) -> None:
+    def __init__(
+        self,
+        width: int = 32,
+        res_blocks: int = 5,
+        *,
+        norm: Layer = InstanceNorm,
+        gate: Layer = nn.Identity,
+        gate_all: bool = False,
+    ) -> None:
         super().__init__()
         self.conv1 = reflect_conv(3, width, 9)
-        self.in1 = InstanceNorm(width)
+        self.in1 = norm(width)
         self.conv2 = reflect_conv(width, 2 * width, 3, stride=2)
-        self.in2 = InstanceNorm(2 * width)
+        self.in2 = norm(2 * width)
         self.conv3 = reflect_conv(2 * width, 4 * width, 3, stride=2)
-        self.in3 = InstanceNorm(4 * width)
-        self.residual = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(res_blocks)))
+        self.in3 = norm(4 * width)
+        self.residual = nn.Sequential(*(ResidualBlock(4 * width, norm, gate) for _ in range(res_blocks)))
         self.deconv1 = reflect_conv(4 * width, 2 * width, 3)
-        self.in4 = InstanceNorm(2 * width)
+        self.in4 = norm(2 * width)
         self.deconv2 = reflect_conv(2 * width, width, 3)
-        self.in5 = InstanceNorm(width)
+        self.in5 = norm(width)
         self.deconv3 = reflect_conv(width, 3, 9)
+        outside = gate if gate_all else nn.Identity
+        self.gates = nn.ModuleList(outside(factor * width) for factor in (1, 2, 4, 2, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        features = relu(self.in1(self.conv1(images)))
-        features = relu(self.in2(self.conv2(features)))
-        features = relu(self.in3(self.conv3(features)))
+        gate1, gate2, gate3, gate4, gate5 = self.gates
+        features = relu(gate1(self.in1(self.conv1(images))))
+        features = relu(gate2(self.in2(self.conv2(features))))
+        features = relu(gate3(self.in3(self.conv3(features))))
         features = self.residual(features)
-        features = relu(self.in4(self.deconv1(interpolate(features, scale_factor=2))))
-        features = relu(self.in5(self.deconv2(interpolate(features, scale_factor=2))))
+        features = relu(gate4(self.in4(self.deconv1(interpolate(features, scale_factor=2)))))
+        features = relu(gate5(self.in5(self.deconv2(interpolate(features, scale_factor=2)))))
         result: Tensor = self.deconv3(features).to(images.dtype).sigmoid()
         return result
 

@@ -10,13 +10,13 @@ be here.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,25 +25,11 @@ from torch import Tensor
 from stylemodels.augment import cut, stored_shorter
 from stylemodels.distributed import part_of as part_of_worker
 from stylemodels.images import decode_for_crop, decode_squashed, inspect, to_float
-from stylemodels.method import Needs, Stream
+from stylemodels.method import Stream
+from stylemodels.sources import PictureSource, members_of, so_many
 
 CACHE_BYTES = 512 << 20
 READ_AHEAD = 2  # batches that wait while the model trains
-
-
-class PictureSource(Protocol):
-    """Pictures in the order of their sha256 digests, without doubles."""
-
-    @property
-    def digests(self) -> Sequence[str]: ...
-    @property
-    def labels(self) -> Sequence[int] | None: ...
-    @property
-    def classes(self) -> Sequence[str]: ...
-
-    def read(self, index: int) -> bytes:
-        """The file as it is. A stream of a training run reads from one thread."""
-        ...
 
 
 class Refused(NamedTuple):
@@ -192,9 +178,17 @@ class Batches:
         return batch
 
     def round(self) -> Iterator[dict[str, Tensor]]:
-        """Batches until every stream has shown all its pictures once; shorter streams begin again meanwhile."""
-        steps = max(-(-len(reader.members) // reader.stream.count) for reader in self._readers.values())
-        return (self.at(step) for step in range(steps))
+        """Batches until every stream has shown all its pictures once; shorter streams begin again meanwhile.
+
+        A single stream that is not shared out shows each of them exactly once: the last batch may be smaller.
+        """
+        lengths = {name: len(reader.members) for name, reader in self._readers.items()}
+        counts = {name: reader.stream.count for name, reader in self._readers.items()}
+        steps = max(-(-lengths[name] // counts[name]) for name in lengths)
+        for step in range(steps):
+            batch = self.at(step)
+            left = max(lengths[name] - step * counts[name] for name in lengths)
+            yield batch if len(lengths) > 1 else {name: pictures[:left] for name, pictures in batch.items()}
 
     def close(self) -> None:
         """End the background thread. What it has begun it finishes first."""
@@ -306,60 +300,6 @@ class PictureCache:
             _, oldest = self._pictures.popitem(last=False)
             self.size_bytes -= oldest.nbytes
         return picture
-
-
-def part_of(digests: Sequence[str], part: str, validation_share: float) -> list[int]:
-    """Indices of the pictures in `part`: "all", "train" or "validation".
-
-    A picture's own digest decides, so it stays where it is when others come or go. `digests` are sorted: validation
-    takes the lowest ones, at least one; training keeps at least one too; a single picture is in both.
-    """
-    if part == "all" or len(digests) == 1:
-        return list(range(len(digests)))
-    low = sum(int(digest[:16], 16) < validation_share * 2**64 for digest in digests)
-    low = min(max(low, 1), len(digests) - 1)
-    return list(range(low)) if part == "validation" else list(range(low, len(digests)))
-
-
-def members_of(name: str, stream: Stream, source: PictureSource) -> list[int]:
-    """Indices of the pictures that a stream draws from.
-
-    Where there are classes each is divided by itself: one with a single picture is in training alone. Raises ValueError
-    when validation would get no picture.
-    """
-    if source.labels is None or stream.part == "all":
-        return part_of(source.digests, stream.part, stream.validation_share)
-    members: list[int] = []
-    for label in range(len(source.classes)):
-        indices = [index for index, its in enumerate(source.labels) if its == label]
-        if len(indices) > 1:
-            digests = [source.digests[index] for index in indices]
-            members += [indices[place] for place in part_of(digests, stream.part, stream.validation_share)]
-        elif stream.part == "train":
-            members += indices
-    if not members:
-        raise ValueError(f"stream {name}: no class of {stream.dataset!r} has two pictures, so none is left to validate")
-    return sorted(members)
-
-
-def check_classes(name: str, source: PictureSource, needs: Needs) -> None:
-    """Raise ValueError, with the class, when a labelled data set has fewer classes or pictures than a task needs."""
-    if source.labels is None or needs.datasets[name] != "labelled":
-        return
-    if len(source.classes) < needs.min_classes:
-        have = f"one class, {source.classes[0]!r}" if len(source.classes) == 1 else f"{len(source.classes)} classes"
-        raise ValueError(f"{name}: there is {have}, {needs.min_classes} are needed")
-    counts = Counter(source.labels)
-    for label, class_name in enumerate(source.classes):
-        if counts[label] < needs.min_per_class:
-            raise ValueError(
-                f"{name}: class {class_name!r} has {so_many(counts[label])}, {needs.min_per_class} are needed"
-            )
-
-
-def so_many(count: int) -> str:
-    """How many pictures, in words."""
-    return f"{count} picture{'' if count == 1 else 's'}"
 
 
 def generator(key: str) -> np.random.Generator:

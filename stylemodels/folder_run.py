@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stylemodels import checkpoint
-from stylemodels.data import Batches, FolderSource, PictureSource, check_classes, repetitions
+from stylemodels.data import Batches, FolderSource, repetitions
 from stylemodels.encoders import load_encoder
 from stylemodels.export import Card, read_base, write_model
 from stylemodels.images import load_picture, save_picture
 from stylemodels.method import Batch, Stream, Task
 from stylemodels.methods import find_task
 from stylemodels.settings import as_json, build
+from stylemodels.sources import PictureSource, check_classes
 from stylemodels.train import Run, build_task, due, preview_due
 from stylemodels.weights import Weights
 

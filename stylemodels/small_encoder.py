@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
 from stylemodels.checkpoint import load_tensors, save_tensors
-from stylemodels.data import FolderSource, PictureSource, generator
+from stylemodels.data import FolderSource, generator
 from stylemodels.encoders import SMALL_DEPTHS, SMALL_WIDTHS, SmallNetwork
 from stylemodels.images import decode, to_float
+from stylemodels.sources import PictureSource
 
 HELD_OUT_EVERY = 10  # pictures, in the order of their digests
 BLOCKS = range(1, 6)

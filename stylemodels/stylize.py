@@ -102,6 +102,19 @@ class Model:
             scaled(content.float(), drawn), styles, told, given=given, init_image=init_image, report=report
         )
 
+    @torch.inference_mode()
+    def class_table(self, content: Tensor) -> dict[str, float]:
+        """What a classifier sees in a picture (1, 3, H, W) in [0, 1]: class -> probability, the likeliest first.
+
+        Raises ValueError for a model that draws, and for a picture that cannot be used.
+        """
+        check_picture("content", content)
+        names = self.description.facts.get("class_names")
+        if names is None:
+            raise ValueError(f"a model of {self.name} tells no classes")
+        shares = self.task.stylize(content.float(), [], self.task.Controls()).maps["classes"].flatten().tolist()
+        return dict(sorted(zip(names, shares, strict=True), key=lambda pair: -pair[1]))
+
     def draw(
         self,
         content: Tensor,

@@ -109,18 +109,13 @@ class Run:
 
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:
         """The task's preview grid: named pictures (3, H, W) in [0, 1]. Training does not notice."""
-        with unchanged_randomness():
+        with finished(self.task), unchanged_randomness():
             return [(name, picture.detach().float().clamp(0, 1).cpu()) for name, picture in self.task.preview(batch)]
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """The task's figures over validation pictures as `validation_...`. Training does not notice."""
-        training = self.task.training
-        self.task.eval()
-        try:
-            with unchanged_randomness(), torch.no_grad():
-                figures = self.task.evaluate(map(channels_last_batch, batches))
-        finally:
-            self.task.train(training)
+        with finished(self.task), unchanged_randomness(), torch.no_grad():
+            figures = self.task.evaluate(map(channels_last_batch, batches))
         return {f"validation_{name}": float(value) for name, value in figures.items()}
 
     def snapshot(self) -> State:
@@ -277,6 +272,17 @@ def restore_random_states(states: Mapping[str, Tensor]) -> None:
     for n in range(torch.cuda.device_count()):
         if f"cuda_{n}" in states:
             torch.cuda.set_rng_state(states[f"cuda_{n}"], n)
+
+
+@contextmanager
+def finished(task: Task) -> Iterator[None]:
+    """Inside, the task is as it will be once it is trained: batch norms take what they have gathered."""
+    training = task.training
+    task.eval()
+    try:
+        yield
+    finally:
+        task.train(training)
 
 
 @contextmanager

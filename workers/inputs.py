@@ -16,11 +16,11 @@ from torch import Tensor
 from orchestrator.objects import Corrupt, Missing, blob_key, weights_key
 from orchestrator.store import attempts
 from orchestrator.store.tables import Job
-from stylemodels.data import check_classes
 from stylemodels.encoders import WEIGHTS_OF, Encoder, load_encoder
 from stylemodels.export import MODEL_FILE
 from stylemodels.images import load_picture
 from stylemodels.method import Base, Needs
+from stylemodels.sources import check_classes
 from stylemodels.weights import Weights
 from workers.data import ShardSource
 from workers.patience import Patience

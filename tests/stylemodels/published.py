@@ -8,13 +8,13 @@ from typing import Any
 # Parameters whose gradient is nothing but noise, by the end of their name, with the reason.
 UNMOVED: Mapping[str, Mapping[str, str]] = {
     name: {
-        "conv1.bias": "in front of an instance norm",
+        "conv1.bias": "in front of an instance or batch norm",
         "conv2.bias": "in front of an instance norm",
         "conv3.bias": "in front of an instance norm",
         "deconv1.bias": "in front of an instance norm",
         "deconv2.bias": "in front of an instance norm",
     }
-    for name in ("metastyle/train", "metastyle/adapt", "johnson/train")
+    for name in ("metastyle/train", "metastyle/adapt", "johnson/train", "srm/train")
 } | {
     "aams/train": {"f_conv.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
     "sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
@@ -39,6 +39,8 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "mst/train": {"decoder": 3_505_219},
     "sanet/train": {"transform": 4_461_056, "decoder": 3_505_219},
     "solver/train": {"solver": 1_398_208, "kappa": 0},
+    "srm/classify": {"network": 469_146},
+    "srm/train": {"network": 1_681_795},
     "wct/train": {"decoders": 17_118_927},
     "total/train": {"decoder": 1_735_235},
 }
@@ -269,6 +271,46 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 0.01,
         "deep_supervision": 0.5,
         "encoder": "vgg19",
+    },
+    "srm/classify": {
+        "arch": "resnet32",
+        "recalibration": "srm",
+        "shortcut": "B",
+        "width": None,
+        "image_size": None,
+        "steps": 39_100,
+        "milestones": [27_370, 31_280],
+        "gamma": 0.1,
+        "batch_size": 128,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "srm_weight_decay": False,
+        "augment": "auto",
+        "mean": None,
+        "std": None,
+        "val_fraction": 0.1,
+        "folds": 0,
+        "domain_level": False,
+        "reduction": 16,
+    },
+    "srm/train": {
+        "norm": "bn",
+        "recalibration": "srm",
+        "placement": "residual",
+        "content_size": 256,
+        "style_size": None,
+        "batch_size": 4,
+        "steps": 40_000,
+        "lr": 1e-3,
+        "betas": [0.9, 0.999],
+        "content_weight": 1,
+        "style_weight": 1e5,
+        "encoder": "vgg16",
+        "width": 32,
+        "res_blocks": 5,
+        "std_correction": 0,
+        "eps": 1e-5,
     },
     "wct/train": {
         "levels": [5, 4, 3, 2, 1],

@@ -14,13 +14,11 @@ from stylemodels.data import (
     FolderSource,
     PictureCache,
     StreamReader,
-    check_classes,
-    members_of,
-    part_of,
     repetitions,
 )
 from stylemodels.images import decode, resize, to_float
 from stylemodels.method import Needs, Stream
+from stylemodels.sources import check_classes, members_of, part_of
 from tests import images
 
 

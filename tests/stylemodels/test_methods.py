@@ -23,7 +23,9 @@ from tests.stylemodels.toy import SMALL, advance, fixed_batch, paintings, photos
 
 CLASSES = {f"{method.slug}/{name}": task for method in all_methods().values() for name, task in method.tasks.items()}
 TASKS = sorted(name for name, task in CLASSES.items() if task.trains)
-DRAWING = sorted(CLASSES)
+ALL = sorted(CLASSES)
+CLASSIFIERS = ["srm/classify"]  # tell classes and draw nothing
+DRAWING = [name for name in ALL if name not in CLASSIFIERS]
 
 
 def task_class_of(name: str) -> type[Task]:
@@ -47,7 +49,7 @@ def phase_starts(run: Run) -> list[int]:
 
 
 def test_every_task_has_its_row_in_the_tables():
-    assert set(DRAWING) == set(SMALL) == set(PUBLISHED) == set(PARAMETERS)
+    assert set(ALL) == set(SMALL) == set(PUBLISHED) == set(PARAMETERS)
 
 
 def test_an_unknown_task_is_refused_with_a_list_of_what_there_is():
@@ -123,13 +125,29 @@ def test_a_published_model_draws_pictures_of_the_content_s_size_and_range(name: 
     assert 0 <= result.min() <= result.max() <= 1
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_published_classifier_tells_classes_and_refuses_to_draw(name: str, tmp_path: Path):
+    task = small_task(name)
+    advance(Run(task, seed=0), 1)
+    method, task_name = find_task(name)
+    write_model(tmp_path, task, method, task_name)
+    model = load_model(tmp_path)
+    content = photos(1, 64)[..., :45]
+    table = model.class_table(content)
+    assert list(table.values()) == sorted(table.values(), reverse=True)
+    assert sum(table.values()) == pytest.approx(1)
+    assert len(table) == 10
+    with pytest.raises(ValueError, match=f"a model of {name} draws no pictures"):
+        model.stylize(content)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_half_precision_gives_finite_losses(name: str):
     run = small_run(name, precision="bf16")
     assert all(torch.tensor(list(terms.values())).isfinite().all() for terms in advance(run, 2))
 
 
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("name", ALL)
 def test_settings_are_described_in_json_that_their_defaults_keep_to(name: str):
     task_class = task_class_of(name)
     for config in (task_class.Config, task_class.Controls):
@@ -158,6 +176,6 @@ def test_the_code_s_digest_is_that_of_its_files():
 
 
 def test_every_encoder_that_a_config_names_is_described():
-    for name in DRAWING:
+    for name in ALL:
         if (setting := json_schema(task_class_of(name).Config)["properties"].get("encoder")) is not None:
             assert set(setting["enum"]) <= set(encoders_description())

@@ -18,13 +18,13 @@ from stylemodels.export import CARD_FILE, write_model
 from stylemodels.method import Picture, Style, Task
 from stylemodels.methods import find_task
 from stylemodels.onnx_export import ONNX_FILE, TRIED, example, write_onnx
-from tests.stylemodels.test_methods import DRAWING
+from tests.stylemodels.test_methods import ALL
 from tests.stylemodels.toy import small_task
 
 PARITY = 1e-4  # a 40th of a level of 8 bits; untrained networks draw far outside [0, 1], so relative there
 
 
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("name", ALL)
 def test_a_model_s_onnx_file_draws_as_the_model_does_or_its_card_says_why_there_is_none(name: str, tmp_path: Path):
     task = small_task(name)
     method, task_name = find_task(name)

@@ -120,6 +120,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "lr": 1e-2,
     },
+    "srm/train": {
+        "encoder": "random",
+        "width": 8,
+        "res_blocks": 1,
+        "content_size": 32,
+        "load_size": 32,
+        "style_size": 32,
+        "batch_size": 2,
+        "style_weight": 20.0,
+    },
+    "srm/classify": {"arch": "resnet8", "width": 8, "image_size": 16, "batch_size": 4, "lr": 0.02},
     "wct/train": {
         "encoder": "random",
         "levels": [3, 1],
@@ -138,6 +149,8 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "lr": 1e-3,
     },
 }
+
+LABELLED = ("objects",)  # what tasks call their labelled datasets
 
 # Biases in front of an instance norm have no gradient but noise.
 USELESS_BIASES = ("conv1.bias", "conv2.bias", "conv3.bias", "deconv1.bias", "deconv2.bias")
@@ -171,11 +184,13 @@ def paintings(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def batch_of(streams: Mapping[str, Stream], step: int = 0) -> dict[str, Tensor]:
-    """A batch of toy pictures for these streams, a function of the step."""
+    """A batch of toy pictures for these streams, a function of the step; labelled ones have two classes."""
     batch = {}
     for place, (name, stream) in enumerate(streams.items()):
         draw = paintings if stream.dataset == "style" else photos
         batch[name] = draw(stream.count, stream.size, seed=100 * step + place)
+        if stream.dataset in LABELLED:
+            batch[f"{name}_label"] = torch.arange(stream.count) // stream.per_class % 2
     return batch
 
 

@@ -26,6 +26,7 @@ from workers.platform import Platform
 from workers.work import Host
 
 TENANT = "tenant_1"
+STOCK = {"content": "photos", "style": "paintings"}  # role -> dataset
 SMALL: Mapping[str, Any] = {
     "encoder": "random",
     "width": 4,
@@ -83,7 +84,7 @@ class Bench:
     # --- jobs ---
 
     def submit(self, task: str, *, config: Mapping[str, Any], base: ModelVersion | None = None, **changes: Any) -> str:
-        """A queued job on the datasets `photos@1` and `paintings@1`."""
+        """A queued job on the datasets `photos@1` and `paintings@1`, and on those that are called as their roles."""
         method, task_name = find_task(task)
         task_class = method.tasks[task_name]
         complete = as_json(build(task_class.Config, config, None if base is None else base.config))
@@ -92,7 +93,7 @@ class Bench:
         job_id = new_id("job")
         values: dict[str, Any] = {
             "method": method.slug, "task": task_name, "name": job_id, "config": complete, "cpus": 1, "gpus": 0,
-            "datasets": {role: self._pin({"content": "photos", "style": "paintings"}[role]) for role in roles},
+            "datasets": {role: self._pin(STOCK.get(role, role)) for role in roles},
             "base_model": None if base is None else pin_model(base), "publish_as": job_id, "max_retries": 2,
             "keep_checkpoints": 3, "total_steps": complete["steps"],
         }  # fmt: skip

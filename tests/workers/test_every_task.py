@@ -13,7 +13,7 @@ from stylemodels.method import Style, Task
 from stylemodels.methods import find_task
 from stylemodels.stylize import load_model
 from tests.images import jpeg
-from tests.stylemodels.test_methods import TASKS
+from tests.stylemodels.test_methods import CLASSIFIERS, TASKS
 from tests.stylemodels.toy import SMALL
 from tests.workers.bench import Bench
 
@@ -27,6 +27,8 @@ def test_a_job_of_every_task_ends_with_a_model_that_draws(stocked: Bench, task: 
     if base_task is not None:
         base = stocked.model(stocked.finished(base_task, config={**SMALL[base_task], **SHORT}).id)
 
+    if "objects" in task_class(task).needs.datasets:
+        stocked.dataset("objects", cats_and_dogs(), kind="labelled")
     job = stocked.finished(task, config={**SMALL[task], **SHORT}, base=base, seed=3)
 
     with stocked.db.read() as tx:
@@ -39,9 +41,18 @@ def test_a_job_of_every_task_ends_with_a_model_that_draws(stocked: Bench, task: 
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(stocked.objects.get(f"{model.prefix}/{file['path']}"))
     drawn = load_model(tmp_path)
+    if task in CLASSIFIERS:
+        assert drawn.class_table(load_picture(jpeg(52, 44, seed=5))).keys() == {"cats", "dogs"}
+        return
     styles = [Style(load_picture(jpeg(40, 48, seed=6)))] * drawn.task.styles[0]
     content = load_picture(jpeg(52, 44, seed=5))
     assert drawn.stylize(content, styles).shape == content.shape
+
+
+def cats_and_dogs() -> dict[str, bytes]:
+    """Ten pictures of each."""
+    kinds = enumerate(("cats", "dogs"))
+    return {f"{name}/{n}.jpg": jpeg(24, 20, seed=50 * k + n) for k, name in kinds for n in range(10)}
 
 
 def task_class(name: str) -> type[Task]:
