@@ -24,7 +24,7 @@ class Recalibration(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[Tensor] | None = None  # gates, while somebody watches
+        self.watchers: list[list[Tensor]] = []  # each is told the gates of every pass
 
     def gates(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C), in (0, 1)."""
@@ -32,8 +32,8 @@ class Recalibration(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         gates = self.gates(features)
-        if self.seen is not None:
-            self.seen.append(gates.detach())
+        for watcher in self.watchers:
+            watcher.append(gates.detach())
         return features * gates[..., None, None].to(features.dtype)
 
 
@@ -119,9 +119,9 @@ def watched(network: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     layers = {name: module for name, module in network.named_modules() if isinstance(module, Recalibration)}
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
     for name, module in layers.items():
-        module.seen = seen[name]
+        module.watchers.append(seen[name])
     try:
         yield seen
     finally:
         for module in layers.values():
-            module.seen = None
+            module.watchers.pop()

@@ -23,11 +23,11 @@ from stylemodels.method import Base, Batch, Given, Phase, Stream, Task, load_exa
 
 
 class Diverged(Exception):
-    """A term of the loss is no longer a number; the weights of this step are of no use."""
+    """A term of the loss, or a weight, is no longer a number; the weights of this step are of no use."""
 
     def __init__(self, term: str, step: int, value: float) -> None:
         self.term, self.step, self.value = term, step, value
-        super().__init__(f"{term} became {value} in step {step}: lower the learning rate or the weight of this term")
+        super().__init__(f"{term} became {value} in step {step}: lower the learning rate or the weight of a loss")
 
 
 def build_task(
@@ -119,10 +119,17 @@ class Run:
         return {f"validation_{name}": float(value) for name, value in figures.items()}
 
     def snapshot(self) -> State:
-        """A copy of the whole state on the CPU, to be written while training goes on."""
+        """A copy of the whole state on the CPU, to be written while training goes on.
+
+        Raises Diverged where a weight is no number: such a state must not take the place of a good one.
+        """
+        weights = copied(trained_state(self.task))
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise Diverged(name, self.step, float(tensor[~tensor.isfinite()][0]))
         return State(
             step=self.step,
-            weights=copied(trained_state(self.task)),
+            weights=weights,
             optimizer=copied(self._optimizer_tensors()),
             random=random_states(),
             facts={"seed": self.seed, "phase": self.task.phase, "phase_step": self.task.step},

@@ -20,7 +20,7 @@ from stylemodels.data import Batches, FolderSource
 from stylemodels.folder_run import FolderRun
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
 from stylemodels.settings import Common, build, setting
-from stylemodels.train import Run, build_task
+from stylemodels.train import Diverged, Run, build_task
 from tests.stylemodels.toy import paintings, photos, same, write_pictures
 
 
@@ -170,6 +170,37 @@ def test_three_optimisers_and_a_pool_resume_to_the_same_bytes(tmp_path: Path):
     advance(resumed, 3)
     assert int(resumed.task.get_buffer("pooled")) == 12
     assert to_files(resumed.snapshot()) == to_files(whole.snapshot())
+
+
+@pytest.mark.parametrize("part", ["generator", "auxiliary", "critic"])
+def test_whichever_of_three_networks_diverges_the_run_stops_and_the_checkpoint_before_is_good(
+    part: str, tmp_path: Path
+):
+    run = adversarial()
+    advance(run, 3)
+    checkpoint.save(run.snapshot(), tmp_path / "good")
+    with torch.no_grad():
+        run.task.get_submodule(part).weight.fill_(float("inf"))
+    with pytest.raises(Diverged, match=r"_loss became (nan|inf) in step 4: lower the learning rate"):
+        advance(run, 1)
+    assert run.step == 3
+    whole = adversarial()
+    advance(whole, 6)
+    expected = to_files(whole.snapshot())
+    resumed = adversarial()
+    resumed.restore(checkpoint.load(tmp_path / "good"))
+    advance(resumed, 3)
+    assert to_files(resumed.snapshot()) == expected
+
+
+def test_a_weight_that_is_no_number_does_not_get_into_a_checkpoint():
+    """Losses are taken before the step that spoils the weights, so they are still fine."""
+    run = adversarial()
+    advance(run, 2)
+    with torch.no_grad():
+        run.task.critic.bias.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"critic\.bias became nan in step 2"):
+        run.snapshot()
 
 
 @pytest.fixture
