@@ -33,7 +33,7 @@ class SweepCreate(Given):
     name: Name | None = Field(None, description="the job's `name` where nothing is said")
     job: JobCreate = Field(description="what every trial has in common; model names are `{publish_as}-{trial}`")
     space: dict[Text, Any] = Field(
-        description="setting -> a list of values, or {low, high, log: false} (not in a grid)",
+        description="setting (or seed) -> a list of values, or {low, high, log: false} (not in a grid)",
         json_schema_extra={"additionalProperties": {"type": ["array", "object"]}},
     )
     strategy: Literal["grid", "random", "asha"] = "random"
@@ -43,7 +43,7 @@ class SweepCreate(Given):
     )
     mode: Literal["min", "max"] = "min"
     asha: AshaGiven | None = None
-    seed: Int64 = Field(0, description="of the choice of settings; the trainings' is the job's")
+    seed: Int64 = Field(0, description="of the choice of settings; the trainings' is the job's, or stands in the space")
 
 
 class TrialView(View):

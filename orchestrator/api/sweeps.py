@@ -18,7 +18,7 @@ from orchestrator.api.schemas import WRITES, problems
 from orchestrator.api.services import Here, Services
 from orchestrator.api.submission import check_encoder, check_queue, complete, known_task, new_job
 from orchestrator.api.sweep_views import SweepCreate, SweepView, SweepWithTrials, sweep_view
-from orchestrator.api.trials import Plan, plan, told_of
+from orchestrator.api.trials import SEED, Plan, plan, settings_of, told_of
 from orchestrator.catalogue import Catalogue, TaskInfo
 from orchestrator.fanout import LONGEST
 from orchestrator.ids import new_id
@@ -104,7 +104,7 @@ def _create(tx: Session, sweep_id: str, tenant: str, body: SweepCreate, services
 
 def _template(tx: Session, tenant: str, body: SweepCreate, planned: Plan, catalogue: Catalogue) -> NewJob:
     """The first trial with all of its steps: what it refers to is pinned once."""
-    first = body.job.model_copy(update={"config": body.job.config | planned.trials[0]})
+    first = body.job.model_copy(update={"config": body.job.config | settings_of(planned.trials[0])})
     try:
         return new_job(tx, new_id("job"), tenant, first, catalogue, jobs.cluster(tx))
     except Invalid as problem:
@@ -130,7 +130,7 @@ def _trial(
     fixed = base["config"] if base is not None else template.config if based else None
     steps = {"steps": planned.rungs[0]} if planned.rungs else {}
     try:
-        config = complete(info, {**body.job.config, **params, **steps}, fixed)
+        config = complete(info, {**body.job.config, **settings_of(params), **steps}, fixed)
         if "encoder" in params:
             check_encoder(tx, catalogue, config)
     except Invalid as problem:
@@ -142,6 +142,7 @@ def _trial(
         name=name,
         publish_as=name,
         config=config,
+        seed=params.get(SEED, template.seed),
         total_steps=info.total_steps(config, based=based),
         trial=number,
         rung=0 if planned.rungs else None,

@@ -16,6 +16,7 @@ from stylemodels.schema import InvalidConfig, checked
 
 MOST_TRIALS = 1000
 MOST_SETTINGS = 20
+SEED = "seed"  # of the training: what a space may name besides settings
 
 
 class Plan(NamedTuple):
@@ -83,7 +84,7 @@ def _space(body: SweepCreate, info: TaskInfo) -> dict[str, Sequence[Any] | Range
 
 
 def _choice(name: str, choice: Any, info: TaskInfo) -> Sequence[Any] | Range:
-    pointer, properties = f"/space/{name}", info.config["properties"]
+    pointer, properties = f"/space/{name}", {**info.config["properties"], SEED: {"type": "integer"}}
     if name not in properties:
         raise invalid_field(pointer, f"unknown setting; there are {', '.join(properties)}")
     if isinstance(choice, list):
@@ -117,6 +118,11 @@ def _range(pointer: str, choice: Any, *, integer: bool) -> Range:
     if integer and math.ceil(given.low) > math.floor(given.high):
         raise invalid_field(pointer, "holds no integer")
     return Range(given.low, given.high, given.log, integer)
+
+
+def settings_of(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial says of the config; the rest is the seed."""
+    return {name: value for name, value in trial.items() if name != SEED}
 
 
 def told_of(trial: Mapping[str, Any], problem: Invalid) -> Invalid:

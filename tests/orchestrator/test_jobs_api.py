@@ -115,6 +115,22 @@ def test_a_dataset_that_is_not_ready_is_refused_with_its_state(api: Api):
         assert words in answer.json()["detail"]
 
 
+def test_a_classifier_wants_two_classes_of_two_pictures_and_says_which_has_fewer(api: Api):
+    api.add_dataset("lonely", kind="labelled", classes=["cats", "dogs"], class_counts={"cats": 5, "dogs": 1})
+    api.add_dataset("single", kind="labelled", classes=["cats"], class_counts={"cats": 5})
+    api.add_dataset("pets", kind="labelled", classes=["cats", "dogs"], class_counts={"cats": 5, "dogs": 2})
+    job = {"method": "srm", "task": "classify", "config": {}}
+    for name, words in (
+        ("lonely", "class 'dogs' has 1 picture"),
+        ("single", "has the classes cats"),
+        ("photos", "kind"),
+    ):
+        answer = api.post("/v1/jobs", job | {"datasets": {"objects": name}})
+        assert pointers(answer) == ["/datasets/objects"]
+        assert words in answer.json()["detail"]
+    assert api.post("/v1/jobs", job | {"datasets": {"objects": "pets"}}).status_code == 201
+
+
 def test_several_bad_settings_are_told_at_once(api: Api):
     answer = api.post("/v1/jobs", small_job(config={"steps": 0, "lr": -1, "encoder": "random"}))
     assert sorted(pointers(answer)) == ["/config/lr", "/config/steps"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 from orchestrator.store import claims, queue
@@ -74,6 +75,22 @@ def test_a_grid_is_a_job_for_every_combination(api: Api):
     done = now(api, made["id"])
     assert (done["phase"], done["best"]["number"], done["best"]["model"]) == ("terminal", 2, "tuned-2@1")
     assert abs(done["best"]["value"] - (1.0 - 38.5 / 1000)) < 1e-9, "the mean over steps 37 to 40"
+
+
+def test_a_comparison_over_settings_and_seeds_is_one_grid(api: Api):
+    """The example of docs/pipelines.md."""
+    job = {
+        "method": "srm", "task": "train", "name": "norms", "style_image": "starry.jpg",
+        "datasets": {"content": "photos", "style": "paintings"}, "config": {"encoder": "random", "steps": 40},
+    }  # fmt: skip
+    space = {"norm": ["bn", "in"], "recalibration": ["none", "se", "srm"], "seed": [0, 1, 2]}
+    made = sweep(api, job=job, strategy="grid", space=space, metric="style_loss", trials=None, asha=None)
+    assert made["jobs"] == 18
+    jobs = api.get("/v1/jobs", params={"sweep": made["id"]}).json()["data"]
+    found = {(job["config"]["norm"], job["config"]["recalibration"], job["seed"]) for job in jobs}
+    assert found == set(product(*space.values()))
+    wrong = api.post("/v1/sweeps", {**ASHA, "job": job, "space": {"seed": ["one"]}, "strategy": "random", "asha": None})
+    assert pointers(wrong) == ["/space/seed/0"]
 
 
 def test_random_trials_follow_the_seed(api: Api):
