@@ -120,11 +120,8 @@ def test_a_classifier_wants_two_classes_of_two_pictures_and_says_which_has_fewer
     api.add_dataset("single", kind="labelled", classes=["cats"], class_counts={"cats": 5})
     api.add_dataset("pets", kind="labelled", classes=["cats", "dogs"], class_counts={"cats": 5, "dogs": 2})
     job = {"method": "srm", "task": "classify", "config": {}}
-    for name, words in (
-        ("lonely", "class 'dogs' has 1 picture"),
-        ("single", "has the classes cats"),
-        ("photos", "kind"),
-    ):
+    refused = {"lonely": "class 'dogs' has 1 picture", "single": "has the classes cats", "photos": "kind"}
+    for name, words in refused.items():
         answer = api.post("/v1/jobs", job | {"datasets": {"objects": name}})
         assert pointers(answer) == ["/datasets/objects"]
         assert words in answer.json()["detail"]

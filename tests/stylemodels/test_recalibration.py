@@ -104,6 +104,7 @@ def test_check_4_channels_do_not_see_each_other():
         tensor.copy_(of[order] if of.ndim else of)
     assert_close(shuffled(x[:, order]), module(x)[:, order])
     rival = SqueezeExcitation(4, reduction=1).double()
+    rival.squeeze.bias.data.fill_(5)
     crossed = torch.autograd.functional.jacobian(rival, x)[0, :, :, :, 0].abs().sum((1, 2, 4, 5))
     assert (crossed > 0).sum() > 4, "SE mixes channels"
 

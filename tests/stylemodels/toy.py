@@ -203,7 +203,10 @@ def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings
     config = build(task_class.Config, {**SMALL[name], **settings}, base and base.config)
     style_image = paintings(1, 48, seed=2) if task_class.needs.style_image else None
     encoder = load_encoder(config.encoder) if hasattr(config, "encoder") else None
-    return build_task(task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image)
+    classes = {name: ("first", "second") for name, kind in task_class.needs.datasets.items() if kind == "labelled"}
+    return build_task(
+        task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image, classes=classes
+    )
 
 
 def small_run(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Run:
