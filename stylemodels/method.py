@@ -41,8 +41,8 @@ class Stream:
     balanced: bool = False  # every class equally often, however many pictures it has
     part: Literal["all", "train", "validation"] = "all"  # split by content hash
     validation_share: float = 0.1  # how much of the pictures the split gives to "validation"
-    folds: int = 0  # labelled: instead, every so-manieth picture of each class is for validation,
-    fold: int = 0  # from this one on
+    folds: int = 0  # of classes, instead: one picture in so many of each is for "validation",
+    fold: int = 0  # the first of them being this one
     whole: bool = False  # every worker gets all of the batch instead of its part
     together: int = 1  # so many neighbours of the batch (times `per_class`) go to the same worker
 
