@@ -8,43 +8,18 @@ Source: Song et al. 2019 (arXiv:1910.12056); layer sizes are those of the author
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import init
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import leaky_relu
 
 from stylemodels.attention import Form, attention
 from stylemodels.blocks import reflect_conv
+from stylemodels.error_encoder import DEEPEST, TAPS, Errors
 from stylemodels.features import at_least_float32
 
 SLOPE = 0.1
-START_STD = 0.001  # of the weights that a network starts with: its residual is next to nothing
-TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
-DEEPEST = TAPS[-1]
-
-
-class Errors(NamedTuple):
-    """What is wrong at one scale."""
-
-    content: Tensor  # phi_4(x) - phi_4(c), (N, c4, h, w)
-    style: Mapping[str, Tensor]  # tap -> (N, C, C), symmetric; of a coarser scale only the deepest tap is looked at
-
-    def none(self) -> Errors:
-        """As if nothing were wrong."""
-        return Errors(torch.zeros_like(self.content), {tap: torch.zeros_like(e) for tap, e in self.style.items()})
-
-
-def coarser(images: Tensor, times: int = 1) -> Tensor:
-    """d, so many times: every second pixel of each row and column. (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
-    step = 2**times
-    return images[..., ::step, ::step]
-
-
-def finer(images: Tensor) -> Tensor:
-    """u: every pixel four times. (N, C, H, W) -> (N, C, 2H, 2W); `coarser` takes it back exactly."""
-    return interpolate(images, scale_factor=2)
 
 
 def active(features: Tensor) -> Tensor:
@@ -83,7 +58,7 @@ class Residual(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Content error and style error of one tap in one map, by a product: nothing comes of it where either is nothing."""
+    """Content error and style error of one tap in one map, by a product: 0 as soon as either is."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -159,9 +134,12 @@ class ErrorTransition(nn.Module):
     """The network of one level. The error path and the image path share the decoders 4, 3 and 2."""
 
     def __init__(
-        self, channels: Mapping[str, int], coarser_scales: int, form: Form = "sdpa", chunk: int = 1024
+        self, channels: Mapping[str, int], coarser_scales: int, *, start_std: float, form: Form, chunk: int
     ) -> None:
-        """channels: of the encoder's taps. coarser_scales: how many there are below this level."""
+        """channels: of the encoder's taps. coarser_scales: how many there are below this level.
+
+        start_std: of the weights to start with; where it is small, the residual is next to nothing.
+        """
         super().__init__()
         c1, c2, c3, c4 = (channels[tap] for tap in TAPS)
         self.steps = nn.ModuleList(ScaleStep(c4, c2) for _ in range(coarser_scales))
@@ -187,17 +165,17 @@ class ErrorTransition(nn.Module):
             _narrowed(c1, c1),
             reflect_conv(c1, 3, 3),
         )
-        self._start()
+        self._start(start_std)
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _start(self, std: float) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                init.trunc_normal_(layer.weight, std=START_STD, a=-2 * START_STD, b=2 * START_STD)
+                init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
                 if layer.bias is not None:
                     init.zeros_(layer.bias)
             elif isinstance(layer, Fusion):
-                init.uniform_(layer.weight, 0, START_STD)
+                init.uniform_(layer.weight, 0, std)
 
     def forward(self, features: Mapping[str, Tensor], errors: Sequence[Errors]) -> Tensor:
         """The residual (N, 3, H, W), to be added to the stylisation.

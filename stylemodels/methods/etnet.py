@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,16 +27,30 @@ from torch.optim import Adam, Optimizer
 from stylemodels.attention import Form
 from stylemodels.distributed import part_of
 from stylemodels.encoders import EncoderName
-from stylemodels.error_transition import DEEPEST, TAPS, Errors, ErrorTransition, coarser, finer
-from stylemodels.features import at_least_float32, gram
-from stylemodels.losses import content_loss, tv_loss
+from stylemodels.error_encoder import (
+    DEEPEST,
+    TAPS,
+    EncoderInput,
+    ErrorEncoder,
+    Features,
+    GramError,
+    Reduction,
+    Target,
+    coarser,
+    content_terms,
+    finer,
+    signed,
+    style_terms,
+    unsigned,
+)
+from stylemodels.error_transition import ErrorTransition
+from stylemodels.features import at_least_float32
+from stylemodels.losses import tv_loss
 from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task, load_exactly
 from stylemodels.phases import Stretch
 from stylemodels.settings import Common, setting
 
-Features = Mapping[str, Tensor]  # tap -> (N, C, h, w)
 Init = Literal["zeros", "noise"]
-Reduction = Literal["mean", "l2"]
 PerLevel = tuple[float, float, float]  # of levels 3, 2 and 1
 
 COARSEST = 3
@@ -78,13 +93,14 @@ class TrainConfig(Common):
     style_divisor: PerLevel = setting((4.0, 2.0, 1.0), "official: the style term is divided by it, a GPU's batch", gt=0)
     relu1_extra: PerLevel = setting((0.0, 6.0, 10.0), "official: weight of one more style term, of relu1_1", ge=0)
     reduction: Reduction = setting("mean", "of a difference: its mean square, or its length as the paper prints it")
-    gram_error: Literal["sqrt", "plain"] = setting(
+    gram_error: GramError = setting(
         "sqrt", "style errors: of the Gram matrices' roots, entry by entry, or of themselves", from_base=True
     )
     init: Init = setting("zeros", "what the coarsest level starts from; the code takes noise")
     init_std: float = setting(0.1, "deviation of the noise, cut off at twice that; pictures are in [-1, 1]", gt=0)
-    vgg_input: Literal["unit", "raw"] = setting(
-        "unit", "what the encoder sees: [0, 1], as it was made for, or [-1, 1], as the code has it", from_base=True
+    start_std: float = setting(0.001, "deviation of the networks' weights at the start", gt=0)
+    vgg_input: EncoderInput = setting(
+        "unit", "the encoder sees [0, 1], as it was made for, or raw, as in the code, [-1, 1]", from_base=True
     )
     encoder: EncoderName = setting("vgg19-normalised", "the fixed encoder phi", from_base=True)
     attention: Form = setting(
@@ -103,13 +119,6 @@ class StylizeControls:
     output_level: int = setting(1, "the last level to draw; a coarser one than the model's is enlarged", ge=1, le=3)
     init: Init | None = setting(None, "what to start from where no picture was given; null: as in training")
     seed: int = setting(0, "of the noise to start from", ge=0)
-
-
-class Target(NamedTuple):
-    """What the stylisation of one scale should have."""
-
-    content: Tensor  # phi_4(c), (N, C, h, w)
-    grams: Mapping[str, Tensor]  # tap -> (N, C, C), of several styles their mean
 
 
 class Transition(NamedTuple):
@@ -141,19 +150,22 @@ class Train(Task):
         check_levels(config)
         self.config = config
         self.encoder = given.encoder
-        self.levels = nn.ModuleDict(
-            {
-                named(level): ErrorTransition(self.encoder.channels, COARSEST - level, config.attention, config.chunk)
-                for level in config.levels
-            }
+        self.measure = ErrorEncoder(self.encoder, config.gram_error, config.vgg_input)
+        network = partial(
+            ErrorTransition,
+            self.encoder.channels,
+            start_std=config.start_std,
+            form=config.attention,
+            chunk=config.chunk,
         )
+        self.levels = nn.ModuleDict({named(level): network(COARSEST - level) for level in config.levels})
         self.brought: tuple[int, ...] = ()  # levels that the base model has
         if given.base is not None:
             self.is_based = True
             self.brought = tuple(level for level in config.levels if level in given.base.config["levels"])
             for level in self.brought:
-                network = self.levels[named(level)]
-                load_exactly(network, given.base.part(f"levels.{named(level)}"), network.state_dict())
+                own = self.levels[named(level)]
+                load_exactly(own, given.base.part(f"levels.{named(level)}"), own.state_dict())
 
     def phases(self) -> list[Phase]:
         """Raises ValueError for a level without steps that no base model brings."""
@@ -188,7 +200,9 @@ class Train(Task):
         level = levels[-1]
         content, style = signed(batch["content"]), signed(batch["style"])
         with torch.no_grad():
-            targets = {k: self.target(coarser(content, k - level), [Style(coarser(style, k - level))]) for k in levels}
+            targets = {
+                k: self.measure.target(coarser(content, k - level), [Style(coarser(style, k - level))]) for k in levels
+            }
             start = self.first(coarser(content, COARSEST - level))
             for k in levels[:-1]:
                 start = finer(self.transition(k, start, targets).image)
@@ -202,7 +216,8 @@ class Train(Task):
         c, place = self.config, COARSEST - level
         official = c.loss_form == "official"
         seen = {
-            k: self.seen(coarser(output, k - level), TAPS if official or k == level else (DEEPEST,)) for k in targets
+            k: self.measure.seen(coarser(output, k - level), TAPS if official or k == level else (DEEPEST,))
+            for k in targets
         }
         style_loss = torch.stack(style_terms(seen, targets, c.reduction)).sum()
         if official:
@@ -214,32 +229,6 @@ class Train(Task):
         }
         return terms if official else {**terms, "tv_loss": c.tv_weight[place] * tv_loss(output)}
 
-    def seen(self, images: Tensor, taps: Sequence[str] = TAPS) -> dict[str, Tensor]:
-        """phi of pictures in [-1, 1]."""
-        features: dict[str, Tensor] = self.encoder(
-            (images + 1) / 2 if self.config.vgg_input == "unit" else images, taps
-        )
-        return features
-
-    def target(self, content: Tensor, styles: Sequence[Style]) -> Target:
-        """content: (N, 3, H, W), styles: pictures of any other size; all in [-1, 1], at one scale."""
-        painted = [self.seen(style.image) for style in styles]
-        grams = {
-            tap: torch.stack([s.weight * position_gram(f[tap]) for s, f in zip(styles, painted, strict=True)]).sum(0)
-            for tap in TAPS
-        }
-        return Target(self.seen(content, [DEEPEST])[DEEPEST], grams)
-
-    def rooted(self, matrix: Tensor) -> Tensor:
-        """A Gram matrix as errors compare it."""
-        return matrix.sqrt() if self.config.gram_error == "sqrt" else matrix
-
-    def errors(self, features: Features, target: Target) -> Errors:
-        """What is wrong with a stylisation's features; of the style, at those taps that `features` has."""
-        content = at_least_float32(features[DEEPEST]) - at_least_float32(target.content)
-        style = {tap: self.rooted(position_gram(f)) - self.rooted(target.grams[tap]) for tap, f in features.items()}
-        return Errors(content, style)
-
     def transition(self, level: int, start: Tensor, targets: Mapping[int, Target], *, told: bool = True) -> Transition:
         """A level's work on `start` (N, 3, H, W). Errors and features are constants to the gradient.
 
@@ -247,14 +236,14 @@ class Train(Task):
         """
         with torch.no_grad():  # the root of an entry that is 0 has no gradient
             scales = [k for k in targets if k >= level]
-            seen = {k: self.seen(coarser(start, k - level), TAPS if k == level else (DEEPEST,)) for k in scales}
-            errors = [self.errors(seen[k], targets[k]) for k in scales]
+            seen = {k: self.measure.seen(coarser(start, k - level), TAPS if k == level else (DEEPEST,)) for k in scales}
+            errors = [self.measure.errors(seen[k], targets[k]) for k in scales]
         shown = errors if told else [scale.none() for scale in errors]
         residual = at_least_float32(self.levels[named(level)](seen[level], shown))
         return Transition(start, seen[level], residual, torch.tanh(residual + start))
 
     def first(self, like: Tensor) -> Tensor:
-        """What the coarsest level starts from in training, as large as `like`; each worker has its part of the noise."""
+        """What the coarsest level starts from in training, as large as `like`; of noise, this worker's part."""
         if self.config.init == "zeros":
             return torch.zeros_like(like)
         whole = noise(self.config.batch_size, like, self.config.init_std)
@@ -263,7 +252,7 @@ class Train(Task):
     def begun(self) -> tuple[int, ...]:
         """The levels up to the phase's; without a phase, all."""
         levels: tuple[int, ...] = self.config.levels
-        return tuple(level for level in levels if not self.phase or named(level) >= self.phase)
+        return levels[: list(map(named, levels)).index(self.phase) + 1] if self.phase else levels
 
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:
@@ -284,8 +273,7 @@ class Train(Task):
         targets, passed = self.passed(content, styles, controls, levels)
         maps: dict[str, Tensor] = {}
         for level, transition in passed.items():
-            parts = self.maps_of(transition, targets[level])
-            maps |= {f"{named(level)}_{part}": value for part, value in parts.items()}
+            maps |= maps_of(level, transition, *self.measure.maps(transition.features, targets[level]))
         image = unsigned(list(passed.values())[-1].image)
         while image.shape[-1] < content.shape[-1]:
             image = finer(image)
@@ -299,7 +287,7 @@ class Train(Task):
         targets = {}
         for k in levels[: levels.index(last) + 1]:
             shrunk = [replace(style, image=coarser(signed(style.image), k - levels[-1])) for style in styles]
-            targets[k] = self.target(coarser(signed(content), k - levels[-1]), shrunk)
+            targets[k] = self.measure.target(coarser(signed(content), k - levels[-1]), shrunk)
         if self.init_image is not None:
             image = coarser(signed(self.init_image), start_level - levels[-1])
         else:
@@ -336,15 +324,6 @@ class Train(Task):
                 raise ValueError(f"{name}: {width} x {height} px were given, sides must be at least {2 * multiple} px")
             if name == "content" and (height % multiple or width % multiple):
                 raise ValueError(f"{name}: {width} x {height} px were given, sides must be multiples of {multiple} px")
-
-    def maps_of(self, transition: Transition, target: Target) -> dict[str, Tensor]:
-        """What a level did, by the names of SHOWN."""
-        features = transition.features[DEEPEST]
-        rows = features.flatten(2)
-        own, goal = self.rooted(position_gram(features)) @ rows, self.rooted(target.grams[DEEPEST]) @ rows
-        content_error, style_error = heat(features, target.content), heat(own.view_as(features), goal.view_as(features))
-        shown = (unsigned(transition.start), content_error, style_error, unsigned(transition.residual).clamp(0, 1))
-        return dict(zip(SHOWN, (*shown, unsigned(transition.image)), strict=True))
 
     @torch.inference_mode()
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:
@@ -407,64 +386,17 @@ def named(level: int) -> str:
     return f"level{level}"
 
 
-def signed(images: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1]."""
-    return 2 * images - 1
-
-
-def unsigned(images: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1]."""
-    return (images + 1) / 2
-
-
 def noise(count: int, like: Tensor, std: float, random: torch.Generator | None = None) -> Tensor:
     """`count` pictures of the size of `like`: normal numbers, drawn again beyond 2 std."""
     drawn = trunc_normal_(torch.empty(count, *like.shape[1:]), std=std, a=-2 * std, b=2 * std, generator=random)
     return drawn.to(like)
 
 
-def position_gram(features: Tensor) -> Tensor:
-    """G: (N, C, h, w) -> (N, C, C), divided by the positions only."""
-    return gram(features) * features.shape[1]
-
-
-def content_terms(
-    seen: Mapping[int, Features], targets: Mapping[int, Target], reduction: Reduction = "mean"
-) -> list[Tensor]:
-    """The summands of equation 7: one for each scale of `seen`."""
-    return [distance(features[DEEPEST], targets[k].content, reduction) for k, features in seen.items()]
-
-
-def style_terms(
-    seen: Mapping[int, Features], targets: Mapping[int, Target], reduction: Reduction = "mean"
-) -> list[Tensor]:
-    """The summands of equation 8: one for each scale and each tap that `seen` has of it."""
-    return [
-        distance(position_gram(value), targets[k].grams[tap], reduction)
-        for k, features in seen.items()
-        for tap, value in features.items()
-    ]
-
-
-def distance(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
-    """How far two tensors (N, ...) are apart: their mean squared difference, or the mean over N of its length."""
-    if reduction == "mean":
-        return content_loss(output, target)
-    squares = (at_least_float32(output) - at_least_float32(target)).flatten(1).square().sum(1)
-    return (squares + 1e-8).sqrt().mean()  # a root has no gradient at 0
-
-
-def heat(own: Tensor, goal: Tensor) -> Tensor:
-    """|own - goal| / (|own| + |goal|) at every position, as colours: black is 0, then red and yellow, white is 1.
-
-    own, goal: (N, C, h, w); lengths are over C. Being relative, maps of different levels can be compared. For the
-    style, the two are relu4_1's features times the (rooted) Gram matrix of stylisation and style: their difference is
-    what the fusion makes of such a position.
-    Returns (N, 3, h, w) in [0, 1].
-    """
-    lengths = own.norm(dim=1, keepdim=True) + goal.norm(dim=1, keepdim=True)
-    share = (own - goal).norm(dim=1, keepdim=True) / lengths.clamp_min(1e-12)
-    return torch.cat([3 * share, 3 * share - 1, 3 * share - 2], dim=1).clamp(0, 1)
+def maps_of(level: int, transition: Transition, content_error: Tensor, style_error: Tensor) -> dict[str, Tensor]:
+    """What a level did, each by its name of SHOWN."""
+    start, residual, out = map(unsigned, (transition.start, transition.residual, transition.image))
+    shown = (start, content_error, style_error, residual.clamp(0, 1), out)
+    return {f"{named(level)}_{part}": picture for part, picture in zip(SHOWN, shown, strict=True)}
 
 
 def sheet(maps: Mapping[str, Tensor], levels: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -59,7 +59,8 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "content_size": 32,
         "style_size": 32,
         "load_size": 32,
-        "lr": 1e-2,
+        "lr": 1e-3,
+        "start_std": 0.05,
     },
     "gatys/optimise": {"encoder": "random"},
     "johnson/train": {
