@@ -7,6 +7,7 @@ Source: Song et al. 2019 (arXiv:1910.12056); layer sizes are those of the author
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,6 +21,16 @@ from stylemodels.error_encoder import DEEPEST, TAPS, Errors
 from stylemodels.features import at_least_float32
 
 SLOPE = 0.1
+
+
+def truncated_normal_(values: Tensor, std: float, random: torch.Generator | None = None) -> Tensor:
+    """Fill with normal numbers of mean 0, of which none is further away than 2 std.
+
+    By the inverse distribution function; PyTorch's own draws until all fit, which shapes without values cannot tell.
+    """
+    edge = math.erf(math.sqrt(2))
+    drawn = values.uniform_(-edge, edge, generator=random).erfinv_().mul_(math.sqrt(2) * std)
+    return drawn.clamp_(-2 * std, 2 * std)
 
 
 def active(features: Tensor) -> Tensor:
@@ -171,7 +182,7 @@ class ErrorTransition(nn.Module):
     def _start(self, std: float) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+                truncated_normal_(layer.weight, std)
                 if layer.bias is not None:
                     init.zeros_(layer.bias)
             elif isinstance(layer, Fusion):

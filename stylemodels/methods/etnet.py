@@ -21,7 +21,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.nn.init import trunc_normal_
 from torch.optim import Adam, Optimizer
 
 from stylemodels.attention import Form
@@ -43,7 +42,7 @@ from stylemodels.error_encoder import (
     style_terms,
     unsigned,
 )
-from stylemodels.error_transition import ErrorTransition
+from stylemodels.error_transition import ErrorTransition, truncated_normal_
 from stylemodels.features import at_least_float32
 from stylemodels.losses import tv_loss
 from stylemodels.method import Batch, Given, Method, Needs, Phase, Picture, Stream, Style, Task, load_exactly
@@ -63,24 +62,16 @@ class TrainConfig(Common):
     """Settings of `etnet/train`; the defaults are the published ones."""
 
     levels: tuple[int, ...] = setting(
-        (3, 2, 1),
-        "the pyramid, coarse to fine: 3, or 3 2, or 3 2 1; the last one is as large as the picture",
-        ge=1,
-        le=3,
+        (3, 2, 1), "the pyramid: 3, or 3 and 2, or all; the last one is as large as the picture", ge=1, le=3
     )
     steps: int = setting(100_000, "training steps of each level", ge=1, le=1_000_000)
     level_steps: tuple[int, ...] = setting(
-        (),
-        "steps of each of the levels, 0 for one that stays as the base model has it; none: steps",
-        ge=0,
-        le=1_000_000,
+        (), "steps of each level, 0 for one that stays as the base model has it; none: steps", ge=0, le=1_000_000
     )
     batch_size: int = setting(4, "content-style pairs per step, over all workers", ge=1, le=64)
     load_size: int = setting(512, "shorter side before the crop, pixels; 0 keeps the picture, as the code does", ge=0)
-    content_size: int = setting(
-        256, "side of the content crop, pixels, at the level in training", ge=32, multiple_of=16
-    )
-    style_size: int = setting(256, "side of the style crop, pixels, at the level in training", ge=32, multiple_of=16)
+    content_size: int = setting(256, "side of the content crop at the level in training", ge=32, multiple_of=16)
+    style_size: int = setting(256, "side of the style crop at the level in training", ge=32, multiple_of=16)
     lr: float = setting(1e-4, "Adam's learning rate", gt=0)
     lr_decay: float = setting(5e-5, "the rate is lr / (1 + lr_decay * step), in each level anew", ge=0)
     grad_clip: float | None = setting(1.0, "longest gradient, over the batch and all parameters; null = off", gt=0)
@@ -151,21 +142,16 @@ class Train(Task):
         self.config = config
         self.encoder = given.encoder
         self.measure = ErrorEncoder(self.encoder, config.gram_error, config.vgg_input)
-        network = partial(
-            ErrorTransition,
-            self.encoder.channels,
-            start_std=config.start_std,
-            form=config.attention,
-            chunk=config.chunk,
-        )
-        self.levels = nn.ModuleDict({named(level): network(COARSEST - level) for level in config.levels})
+        channels = self.encoder.channels
+        network = partial(ErrorTransition, start_std=config.start_std, form=config.attention, chunk=config.chunk)
+        self.levels = nn.ModuleDict({named(k): network(channels, COARSEST - k) for k in config.levels})
         self.brought: tuple[int, ...] = ()  # levels that the base model has
         if given.base is not None:
             self.is_based = True
-            self.brought = tuple(level for level in config.levels if level in given.base.config["levels"])
-            for level in self.brought:
-                own = self.levels[named(level)]
-                load_exactly(own, given.base.part(f"levels.{named(level)}"), own.state_dict())
+            self.brought = tuple(k for k in config.levels if k in given.base.config["levels"])
+            for k in self.brought:
+                network_k = self.levels[named(k)]
+                load_exactly(network_k, given.base.part(f"levels.{named(k)}"), network_k.state_dict())
 
     def phases(self) -> list[Phase]:
         """Raises ValueError for a level without steps that no base model brings."""
@@ -177,10 +163,8 @@ class Train(Task):
 
     def streams(self) -> dict[str, Stream]:
         c = self.config
-        sizes = {"content": c.content_size, "style": c.style_size}
-        return {
-            name: Stream(name, count=c.batch_size, size=size, load_size=c.load_size) for name, size in sizes.items()
-        }
+        photos = Stream("content", count=c.batch_size, size=c.content_size, load_size=c.load_size)
+        return {"content": photos, "style": replace(photos, dataset="style", size=c.style_size)}
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"level": Adam(self.levels[self.phase].parameters(), lr=self.config.lr)}
@@ -259,7 +243,7 @@ class Train(Task):
         """`content` (1, 3, H, W) in the mixture of `styles`: the mean of their Gram matrices, before the roots.
 
         Starts from `init_image` at `start_level`, where there is one. Maps, for each level drawn: `level2_start` what
-        it started from, `level2_content_error` and `level2_style_error` at 1/8 of its size (see `heat`),
+        it started from, `level2_content_error` and `level2_style_error` as heat maps of 1/8 of its size,
         `level2_residual` with mid-grey for 0, `level2_out`.
         Raises ValueError for pictures too small, sides that are no multiples, and levels that do not fit together.
         """
@@ -387,9 +371,8 @@ def named(level: int) -> str:
 
 
 def noise(count: int, like: Tensor, std: float, random: torch.Generator | None = None) -> Tensor:
-    """`count` pictures of the size of `like`: normal numbers, drawn again beyond 2 std."""
-    drawn = trunc_normal_(torch.empty(count, *like.shape[1:]), std=std, a=-2 * std, b=2 * std, generator=random)
-    return drawn.to(like)
+    """`count` pictures of the size of `like`: normal numbers up to 2 std."""
+    return truncated_normal_(torch.empty(count, *like.shape[1:]), std, random).to(like)
 
 
 def maps_of(level: int, transition: Transition, content_error: Tensor, style_error: Tensor) -> dict[str, Tensor]:

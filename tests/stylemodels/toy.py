@@ -54,7 +54,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "etnet/train": {
         "encoder": "random",
         "levels": [3, 2],
-        "steps": 24,
+        "steps": 20,
         "batch_size": 2,
         "content_size": 32,
         "style_size": 32,
