@@ -60,7 +60,7 @@ def test_check_5_coarser_takes_every_second_pixel_and_undoes_finer():
 
 @pytest.mark.parametrize("gram_error", ["sqrt", "plain"])
 def test_errors_are_differences_of_features_and_of_gram_matrices_or_their_roots(encoder: Encoder, gram_error: str):
-    measure = ErrorEncoder(encoder, gram_error, "unit")  # type: ignore[arg-type]
+    measure = ErrorEncoder(encoder, gram_error, "unit")
     content, style = pair()
     drawn = 2 * photos(1, 32, seed=5).double() - 1
     own, its, theirs = (encoder((image + 1) / 2, TAPS) for image in (drawn, content, style))

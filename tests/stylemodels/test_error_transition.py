@@ -96,7 +96,7 @@ def test_the_forms_of_attention_agree(form: str):
     errors, features = torch.randn(2, 1, 8, 4, 4)
     expected = block(errors, features)
     for attention in (block.to_features, block.to_errors):
-        attention.form = form  # type: ignore[assignment]
+        attention.form = form
     assert_close(block(errors, features), expected, rtol=0, atol=1e-5)
 
 

@@ -196,7 +196,7 @@ def test_check_9_gradients_are_cut_to_length_1_over_all_parameters_unless_told_o
 
 def learnt(steps: int, **settings: Any) -> list[list[dict[str, float]]]:
     """One pair of 64 x 64, in every place of the batch; the terms of so many steps, for each level."""
-    run = small_run(NAME, levels=[3, 2, 1], content_size=64, style_size=64, lr=1e-3, steps=steps, **settings)
+    run = small_run(NAME, levels=[3, 2, 1], content_size=64, style_size=64, steps=steps, **settings)
     batch = {name: pictures[:1].expand_as(pictures) for name, pictures in fixed_batch(run.task).items()}
     return [[run.advance(batch) for _ in range(steps)] for _ in range(3)]
 
@@ -206,8 +206,8 @@ def total(terms: dict[str, float]) -> float:
 
 
 def test_check_10_in_short_every_level_learns():
-    for terms in learnt(10, batch_size=1):
-        assert total(terms[-1]) < total(terms[0])
+    for terms in learnt(12, batch_size=1, lr=1e-4):
+        assert total(terms[-1]) < 0.98 * total(terms[0])
         assert terms[-1]["style_loss"] < terms[0]["style_loss"]
 
 
