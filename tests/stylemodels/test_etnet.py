@@ -211,6 +211,7 @@ def test_check_10_in_short_every_level_learns():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_check_10_in_150_steps_every_level_loses_5_per_cent_from_the_published_start():
     for terms in learnt(150, start_std=0.001):
         start, end = (np.mean([total(t) for t in part]) for part in (terms[:5], terms[-5:]))

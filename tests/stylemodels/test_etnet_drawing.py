@@ -284,6 +284,7 @@ def test_a_preview_in_the_middle_of_the_training_has_only_the_levels_that_learn_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_refinement_at_the_finer_levels_brings_another_picture_nearer_to_the_style():
     """Of a pair that the levels have learnt; at level 3 so short a training makes other pictures worse."""
     run = small_run(NAME, encoder="small-narrow", steps=150, batch_size=1, start_std=0.001, **WHOLE)
