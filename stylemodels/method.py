@@ -224,7 +224,6 @@ class Task(nn.Module):
         self.init_image: Tensor | None = None  # (1, 3, H, W), as large as the content; set for one drawing
         self.group: Group = ALONE  # the workers that train it together; set by the loop
         self.report: Callable[[float], None] = lambda share: None  # told how much of a long drawing is done, 0 to 1
-        self.init_image: Tensor | None = None  # (1, 3, H, W), as large as the content; set for one drawing
 
     def phases(self) -> list[Phase]:
         """Name and steps of each phase, in order."""

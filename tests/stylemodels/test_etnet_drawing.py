@@ -198,6 +198,18 @@ def test_a_picture_to_start_from_enters_at_the_level_asked_for(task: Train, leve
     assert_close(maps[f"level{level}_start"], coarser(task.init_image, level - 1))
 
 
+def test_a_finished_model_refines_another_method_s_picture_of_any_size(model: Model, task: Train):
+    content, other, style = photos(1, 64), photos(1, 64, seed=5), [Style(paintings(1, 64))]
+    refined = model.stylize(content, style, {"start_level": 2}, init_image=other)
+    assert task.init_image is None, "for one drawing only"
+    task.init_image = other
+    assert torch.equal(refined, image_of(task, start_level=2))
+    picture = model.picture(content[..., :40], style, {"start_level": 1}, init_image=other[..., :40])
+    assert picture.image is not None
+    assert picture.image.shape == (1, 3, 64, 40)
+    assert picture.maps["level1_start"].shape == (1, 3, 64, 40), "maps are without the padding too"
+
+
 def test_a_level_s_coarser_errors_are_those_of_the_picture_that_enters(task: Train):
     """At level 1 those of d(x) and d(d(x)), of which the last two levels' outputs are a special case."""
     content, style = signed(photos(1, 64)), signed(paintings(1, 64))
