@@ -76,18 +76,18 @@ class ErrorEncoder:
         style = {tap: self._rooted(position_gram(f)) - self._rooted(target.grams[tap]) for tap, f in features.items()}
         return Errors(content, style)
 
-    def maps(self, features: Features, target: Target) -> tuple[Tensor, Tensor]:
-        """Content error and style error of relu4_1 as heat maps, (N, 3, h, w) in [0, 1].
+    def maps(self, features: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        """Content error and style error of relu4_1's features (N, C, h, w) as heat maps, (N, 3, h, w) in [0, 1].
 
         A Gram matrix has no place in the picture; what the fusion multiplies with it has: every position's features
         times the (rooted) Gram matrix of the stylisation are compared with the same times that of the style.
         """
-        own = features[DEEPEST]
-        rows = own.flatten(2)
+        rows = features.flatten(2)
         by_own, by_style = (
-            (self._rooted(matrix) @ rows).view_as(own) for matrix in (position_gram(own), target.grams[DEEPEST])
+            (self._rooted(matrix) @ rows).view_as(features)
+            for matrix in (position_gram(features), target.grams[DEEPEST])
         )
-        return heat(own, target.content), heat(by_own, by_style)
+        return heat(features, target.content), heat(by_own, by_style)
 
     def _rooted(self, matrix: Tensor) -> Tensor:
         return matrix.sqrt() if self.gram_error == "sqrt" else matrix

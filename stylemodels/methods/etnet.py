@@ -31,7 +31,6 @@ from stylemodels.error_encoder import (
     TAPS,
     EncoderInput,
     ErrorEncoder,
-    Features,
     GramError,
     Reduction,
     Target,
@@ -116,7 +115,7 @@ class Transition(NamedTuple):
     """One level at work. Pictures are (N, 3, H, W)."""
 
     start: Tensor
-    features: Features  # of `start`
+    features: Tensor  # of `start` at relu4_1
     residual: Tensor
     image: Tensor  # in (-1, 1)
 
@@ -224,7 +223,7 @@ class Train(Task):
             errors = [self.measure.errors(seen[k], targets[k]) for k in scales]
         shown = errors if told else [scale.none() for scale in errors]
         residual = at_least_float32(self.levels[named(level)](seen[level], shown))
-        return Transition(start, seen[level], residual, torch.tanh(residual + start))
+        return Transition(start, seen[level][DEEPEST], residual, torch.tanh(residual + start))
 
     def first(self, like: Tensor) -> Tensor:
         """What the coarsest level starts from in training, as large as `like`; of noise, this worker's part."""

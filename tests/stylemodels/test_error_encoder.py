@@ -173,7 +173,7 @@ def test_heat_goes_from_black_for_the_same_over_red_and_yellow_to_white_for_noth
 
 def test_error_maps_are_black_for_a_picture_that_is_as_it_should_be(measure: ErrorEncoder):
     content, style = pair()
-    seen = measure.seen(content)
+    seen = measure.seen(content)[DEEPEST]
     for shown in measure.maps(seen, measure.target(content, [Style(content)])):
         assert shown.shape == (1, 3, 4, 4)
         assert shown.max() < 1e-12
