@@ -51,6 +51,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "load_size": 32,
         "lr": 3e-3,
     },
+    "etnet/train": {
+        "encoder": "random",
+        "levels": [3, 2],
+        "steps": 20,
+        "batch_size": 2,
+        "content_size": 32,
+        "style_size": 32,
+        "load_size": 32,
+        "lr": 1e-3,
+        "start_std": 0.05,
+    },
     "gatys/optimise": {"encoder": "random"},
     "johnson/train": {
         "encoder": "random",
