@@ -51,6 +51,20 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "load_size": 32,
         "lr": 3e-3,
     },
+    "ctb/train": {
+        "width": 8,
+        "f": 8,
+        "t_blocks": 1,
+        "decoder_res_blocks": 1,
+        "warmup_step1": 20,
+        "content_size": 64,
+        "dsr": -1.0,
+        "w_pxl": 100.0,
+        "w_adv_style": 1.0,
+        "w_scene": 1.0,
+        "w_adv_cont": 1.0,
+        "lr": 5e-4,
+    },
     "gatys/optimise": {"encoder": "random"},
     "johnson/train": {
         "encoder": "random",
@@ -171,11 +185,12 @@ def paintings(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def batch_of(streams: Mapping[str, Stream], step: int = 0) -> dict[str, Tensor]:
-    """A batch of toy pictures for these streams, a function of the step."""
+    """A batch of toy pictures for these streams, a function of the step, with two classes for who looks at labels."""
     batch = {}
     for place, (name, stream) in enumerate(streams.items()):
         draw = paintings if stream.dataset == "style" else photos
         batch[name] = draw(stream.count, stream.size, seed=100 * step + place)
+        batch[f"{name}_label"] = torch.arange(stream.count) % 2
     return batch
 
 
@@ -188,7 +203,22 @@ def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings
     config = build(task_class.Config, {**SMALL[name], **settings}, base and base.config)
     style_image = paintings(1, 48, seed=2) if task_class.needs.style_image else None
     encoder = load_encoder(config.encoder) if hasattr(config, "encoder") else None
-    return build_task(task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image)
+    return build_task(
+        task_class,
+        config,
+        seed=seed,
+        encoder=encoder,
+        base=base,
+        style_image=style_image,
+        classes=toy_classes(task_class, config),
+    )
+
+
+def toy_classes(task_class: type[Task], config: Any) -> dict[str, tuple[str, ...]]:
+    """Two classes in every labelled dataset: those of a setting, or any."""
+    needs = task_class.needs
+    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
+    return {name: getattr(config, needs.classes.get(name, ""), ("one", "two")) for name in labelled}
 
 
 def small_run(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Run:
