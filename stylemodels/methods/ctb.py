@@ -72,7 +72,7 @@ class TrainConfig(Common):
     step2_per_cycle: int = setting(1, "updates of T and D_c in a training step", ge=1, le=16)
     batch_size: int = setting(1, "pictures of each kind per update, over all workers", ge=1)
     content_size: int = setting(768, "side of all training crops, pixels", ge=MIN_SIZE_PX, multiple_of=CODE_PX)
-    load_size: int = setting(0, "shorter side before the crop, pixels; 0 keeps the picture", ge=0)
+    load_size: int = setting(0, "shorter side before the crop, pixels; 0: twice a picture's own, with limits", ge=0)
     progressive: tuple[tuple[int, int, int, int], ...] | None = setting(
         None, "stages of [content_size, batch_size, lfn_window, until this step], instead of these three; null: one"
     )
@@ -110,6 +110,7 @@ class TrainConfig(Common):
     )
     lfn_group: int = setting(32, "channels that share their statistics", ge=1)
     checkpoint_every: int = setting(5000, "steps between checkpoints", ge=1)
+    onnx: bool = setting(False, "the finished model also as model.onnx; takes some minutes with lfn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "decoder_res_blocks": 1,
         "warmup_step1": 20,
         "content_size": 64,
+        "norm": "group",  # what lfn is at this size, but for an export that takes a minute
         "dsr": -1.0,
         "w_pxl": 100.0,
         "w_adv_style": 1.0,
