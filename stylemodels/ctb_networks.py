@@ -8,6 +8,7 @@ builds on, and of Kotovenko et al. 2019b, the same authors' next paper (ICCV).
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -22,7 +23,7 @@ SLOPE = 0.2  # of the leaky ReLUs
 BORDER_PX = 15  # reflected around a picture, so that four strides give exactly 1/16 of its sides
 CODE_PX = 16  # pixels to a position of a code, along each side
 MIN_WINDOW_PX = 32  # one position of a code's norm
-STD = 0.02  # of all weights at the start, cut off at two of them
+STD, CUT = 0.02, 2.0  # of all weights at the start: a normal distribution, cut off at two standard deviations
 
 
 class ContentEncoder(nn.Module):
@@ -206,9 +207,16 @@ def start(network: nn.Module) -> None:
     """Small weights from a normal distribution without its tails, and zero biases, for all but the norms."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
-            init.trunc_normal_(layer.weight, std=STD, a=-2 * STD, b=2 * STD)
+            truncated_normal_(layer.weight)
         if isinstance(layer, nn.Linear):
             init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def truncated_normal_(weight: Tensor) -> None:
+    """By the inverse of the distribution: `init.trunc_normal_` looks at its numbers, and a cost's tensors have none."""
+    limit = math.erf(CUT / math.sqrt(2))
+    weight.uniform_(-limit, limit).erfinv_().mul_(STD * math.sqrt(2))
 
 
 def in_matrix_form(network: nn.Module) -> nn.Module:
