@@ -22,6 +22,7 @@ from stylemodels.local_norm import LocalNorm, NormForm
 SLOPE = 0.2  # of the leaky ReLUs
 BORDER_PX = 15  # reflected around a picture, so that four strides give exactly 1/16 of its sides
 CODE_PX = 16  # pixels to a position of a code, along each side
+MIN_SIZE_PX = 64  # of a picture that a discriminator sees: one position of the last of seven scales
 MIN_WINDOW_PX = 32  # one position of a code's norm
 STD, CUT = 0.02, 2.0  # of all weights at the start: a normal distribution, cut off at two standard deviations
 

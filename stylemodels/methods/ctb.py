@@ -41,6 +41,7 @@ from stylemodels.class_lists import check_scenes, places_in
 from stylemodels.ctb_losses import DISTANCES, Metric, pooled_loss
 from stylemodels.ctb_networks import (
     CODE_PX,
+    MIN_SIZE_PX,
     MIN_WINDOW_PX,
     ContentDiscriminator,
     ContentEncoder,
@@ -58,8 +59,6 @@ from stylemodels.settings import Common, setting
 from stylemodels.stages import Stage, checked_stages, stage_at
 
 Terms = dict[str, Tensor]
-
-MIN_SIZE_PX = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +161,7 @@ class Train(Task):
     @property
     def stage(self) -> Stage:
         """That of the next step."""
-        done = self.step + (self.config.warmup_step1 if self.phase == "train" else 0)
-        return stage_at(self.stages, done)
+        return stage_at(self.stages, self.step + (self.config.warmup_step1 if self.phase == "train" else 0))
 
     def streams(self) -> dict[str, Stream]:
         return self.streams_at(self.stage)
@@ -345,10 +343,9 @@ class Train(Task):
         """Artworks; every photo, what becomes of it without T, and with T."""
         grid = [(f"style-{n}", image) for n, image in enumerate(batch["style"], start=1)]
         for n, photo in enumerate([*batch["content"], *batch["objects"]], start=1):
-            without, drawn = (self.repaint(photo[None], strength).image for strength in (0.0, 1.0))
-            assert without is not None
-            assert drawn is not None
-            grid += [(f"content-{n}", photo), (f"without-transformation-{n}", without[0]), (f"result-{n}", drawn[0])]
+            grid.append((f"content-{n}", photo))
+            for name, strength in (("without-transformation", 0.0), ("result", 1.0)):
+                grid.append((f"{name}-{n}", torch.as_tensor(self.repaint(photo[None], strength).image)[0]))
         return grid
 
     def onnx_form(self) -> nn.Module:
@@ -361,8 +358,7 @@ class ExplicitForm(nn.Module):
     def __init__(self, task: Train) -> None:
         super().__init__()
         self.window = task.stages[-1].window
-        networks = [task.encoder, task.transform, task.decoder]
-        self.networks = nn.ModuleList(in_matrix_form(deepcopy(network)) for network in networks)
+        self.networks = nn.ModuleList(in_matrix_form(deepcopy(n)) for n in (task.encoder, task.transform, task.decoder))
 
     def forward(self, content: Tensor) -> Tensor:
         values = signed(content)
@@ -383,12 +379,14 @@ def means(parts: Sequence[Terms]) -> Terms:
 
 
 def stages_of(config: TrainConfig) -> list[Stage]:
-    """The stages of a training. Raises ValueError for one that cannot be used, and where load_size is too small."""
+    """The stages of a training. Raises ValueError for one that cannot be used."""
     if config.progressive is None:
         stages = [Stage(config.content_size, config.batch_size, config.lfn_window, until=0)]
     else:
         limits = {"least_size": MIN_SIZE_PX, "multiple": CODE_PX, "least_window": MIN_WINDOW_PX}
         stages = checked_stages("progressive", config.progressive, **limits)
+    if config.norm == "instance" and min(stage.size for stage in stages) == MIN_SIZE_PX:
+        raise ValueError(f"norm: instance norm needs crops of more than {MIN_SIZE_PX} px, D_s sees one position there")
     if 0 < config.load_size < (largest := max(stage.size for stage in stages)):
         raise ValueError(f"load_size: {config.load_size} was given, but crops of {largest} px are wanted; 0 is allowed")
     return stages

@@ -186,18 +186,16 @@ def test_the_warm_up_knows_only_the_first_step():
 
 
 def test_labels_are_those_of_the_setting_whatever_the_order_of_the_folders():
-    """The folders stand in the order of their names: other, person."""
-    config = build(TrainConfig, {**SMALL["ctb/train"], "warmup_step1": 0})
+    """The folders stand in the order of their names: other, person. Label 0 is the second class of the setting."""
+    config = build(TrainConfig, {**SMALL["ctb/train"], "warmup_step1": 0, "lr": 1e-12})
     task = build_task(Train, config, seed=0, classes=CLASSES)
     assert isinstance(task, Train)
     run = Run(task, seed=0)
     batch = batch_of(run.streams())
-    codes = task.encoder(signed(batch["artworks"]), 256)
-    told = task.critics["content"](codes, 256).classes
-    terms = task.judge_content(
-        signed(batch["objects"]), torch.tensor([1]), signed(batch["artworks"]), torch.tensor([1])
-    )
-    assert float(terms["artwork_loss"]) == pytest.approx(float(cross_entropy(told, torch.tensor([1]))), rel=1e-5)
+    with torch.no_grad():
+        told = task.critics["content"](task.encoder(signed(batch["artworks"]), 256), 256).classes
+    expected = cross_entropy(told, torch.tensor([1]))
+    assert run.advance(batch)["artwork_loss"] == pytest.approx(float(expected), rel=1e-4)
     assert task.get_buffer("objects_places").tolist() == task.get_buffer("style_places").tolist() == [1, 0]
 
 
@@ -207,7 +205,7 @@ def test_labels_are_those_of_the_setting_whatever_the_order_of_the_folders():
         {"conditioning": "projection", "adv_form": "lsgan", "fp_metric": "cosine"},
         {"conditioning": "none", "photo_as_fake": True, "fp_metric": "l1"},
         {"norm": "lfn", "lfn_window": 32, "lfn_group": 8, "pixel_pool": 1},
-        {"norm": "instance", "step1_per_cycle": 2, "step2_per_cycle": 3, "decoder_res_blocks": 0},
+        {"norm": "instance", "content_size": 80, "step1_per_cycle": 2, "step2_per_cycle": 3, "decoder_res_blocks": 0},
         {"t_blocks": 0},
     ],
 )
@@ -257,7 +255,7 @@ def test_check_7_a_constant_offset_costs_its_square(pool: int):
 
 
 def test_check_7_the_fixpoint_term_is_0_for_the_photo_itself():
-    task, pictures = ctb(), signed(photos(1, 64))
+    task, pictures = ctb().requires_grad_(False), signed(photos(1, 64))
     code = task.encoder(pictures, 256)
     assert float((task.encoder(pictures, 256) - code).square().mean()) == 0
     assert float(cosine_loss(code + 1, code + 1)) == pytest.approx(0, abs=1e-9)
@@ -269,7 +267,7 @@ def test_check_7_the_fixpoint_term_is_0_for_the_photo_itself():
 
 def scene_accuracy(updates: int) -> float:
     """Share of eight scenes that D_s tells on photos after so many updates of it alone."""
-    classes = {**{name: ("person", "other") for name in ("objects", "style")}, "content": tuple("abcdefgh")}
+    classes = {**CLASSES, "content": tuple("abcdefgh")}
     config = build(TrainConfig, {**SMALL["ctb/train"], "lr": 1e-3, "w_adv_style": 0.1, "warmup_step1": 10_000})
     task = build_task(Train, config, seed=0, classes=classes)
     assert isinstance(task, Train)
@@ -289,7 +287,7 @@ def test_check_9_d_s_tells_eight_scenes():
 def test_check_9_in_short_the_cross_entropy_of_scenes_falls():
     run, task = training(w_adv_style=0.1, lr=2e-3)
     scenes, labels = signed(photos(2, 64, seed=5)), torch.arange(2)
-    losses = [float(task.judge_style(scenes, labels, scenes.flip(3))["photo_scene_loss"]) for _ in range(12)]
+    losses = [task.judge_style(scenes, labels, scenes.flip(3))["photo_scene_loss"].detach() for _ in range(12)]
     assert run.step == 0
     assert losses[-1] < 0.8 * losses[0]
 
@@ -317,6 +315,7 @@ def test_check_9_classes_that_do_not_fit_together_are_refused_by_name(
         ({"content_size": 48}, "content_size: 48 was given, it must be at least 64"),
         ({"width": 40, "norm": "lfn"}, r"width: 40 gives a layer of 40 channels, .* groups of 32 \(lfn_group\)"),
         ({"f": 12, "lfn_group": 8}, r"f: 12 gives a layer of 12 channels, .* groups of 8 \(lfn_group\)"),
+        ({"norm": "instance"}, "norm: instance norm needs crops of more than 64 px"),
         ({"load_size": 62}, "load_size: 62 was given, but crops of 64 px"),
         ({"progressive": []}, "progressive: no stage was given"),
         ({"progressive": [[64, 1, 64, 5], [56, 1, 64, 9]]}, "progressive: stage 2 has crops of 56 px"),

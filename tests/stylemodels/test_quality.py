@@ -18,6 +18,7 @@ from stylemodels.quality import (
     histogram_distance,
     measure,
     perceptual_distance,
+    relative_content_distance,
     ssim,
     statistics_distance,
     table,
