@@ -44,7 +44,7 @@ CLASSES = {"content": ("beach", "forest"), "objects": ("other", "person"), "styl
 
 
 def ctb(**settings: Any) -> Train:
-    task = small_task("ctb/train", warmup_step1=0, **settings)
+    task = small_task("ctb/train", **settings)
     assert isinstance(task, Train)
     return task
 
@@ -175,7 +175,7 @@ def test_check_6_step_2_moves_t_and_the_content_discriminator_alone_and_style_re
 
 
 def test_the_warm_up_knows_only_the_first_step():
-    run = small_run("ctb/train")
+    run = small_run("ctb/train", warmup_step1=2)
     task = run.task
     assert isinstance(task, Train)
     assert set(run.streams()) == {"content", "style"}
@@ -187,7 +187,7 @@ def test_the_warm_up_knows_only_the_first_step():
 
 def test_labels_are_those_of_the_setting_whatever_the_order_of_the_folders():
     """The folders stand in the order of their names: other, person. Label 0 is the second class of the setting."""
-    config = build(TrainConfig, {**SMALL["ctb/train"], "warmup_step1": 0, "lr": 1e-12})
+    config = build(TrainConfig, {**SMALL["ctb/train"], "lr": 1e-12})
     task = build_task(Train, config, seed=0, classes=CLASSES)
     assert isinstance(task, Train)
     run = Run(task, seed=0)
@@ -205,7 +205,7 @@ def test_labels_are_those_of_the_setting_whatever_the_order_of_the_folders():
         {"conditioning": "projection", "adv_form": "lsgan", "fp_metric": "cosine"},
         {"conditioning": "none", "photo_as_fake": True, "fp_metric": "l1"},
         {"norm": "lfn", "lfn_window": 32, "lfn_group": 8, "pixel_pool": 1},
-        {"norm": "instance", "content_size": 80, "step1_per_cycle": 2, "step2_per_cycle": 3, "decoder_res_blocks": 0},
+        {"norm": "instance", "content_size": 80, "step1_per_cycle": 2, "step2_per_cycle": 3, "decoder_res_blocks": 1},
         {"t_blocks": 0},
     ],
 )
@@ -228,7 +228,7 @@ def test_updates_of_a_cycle_take_their_pictures_side_by_side_so_that_workers_can
 
 
 def test_with_the_gate_closed_one_side_moves_and_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path):
-    settings = {"dsr": 0.5, "dsr_momentum": 0.5}
+    settings = {"dsr": 0.5, "dsr_momentum": 0.5, "warmup_step1": 1}
     whole, _ = training(**settings)
     sides = [
         tuple("style_loss" in t or "style_discriminator_loss" in t for t in [terms]) for terms in advance(whole, 4)
@@ -378,7 +378,7 @@ def test_a_finished_model_has_no_discriminators(tmp_path: Path):
 
 @pytest.mark.slow
 def test_local_norms_are_exported_for_every_size(tmp_path: Path):
-    result = write_onnx(tmp_path, ctb(norm="lfn", lfn_window=64, decoder_res_blocks=0))
+    result = write_onnx(tmp_path, ctb(norm="lfn", lfn_window=64))
     assert max(result.differences.values()) < 1e-4, result.reason
 
 

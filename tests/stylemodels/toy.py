@@ -55,8 +55,8 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "width": 8,
         "f": 8,
         "t_blocks": 1,
-        "decoder_res_blocks": 1,
-        "warmup_step1": 20,
+        "decoder_res_blocks": 0,
+        "warmup_step1": 0,
         "content_size": 64,
         "norm": "group",  # what lfn is at this size, but for an export that takes a minute
         "dsr": -1.0,
