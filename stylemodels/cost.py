@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from stylemodels.encoders import Encoder, weightless_encoder
-from stylemodels.method import Base, Batch, Given, Task
+from stylemodels.method import Base, Batch, Given, Needs, Task
 from stylemodels.methods import find_task
 from stylemodels.settings import as_json, build
 
@@ -65,9 +65,15 @@ def _weightless(task: str, config: Mapping[str, Any], base_config: Mapping[str, 
         encoder=_encoder(settings),
         base=base,
         style_image=torch.empty(1, 3, STYLE_SIDE, STYLE_SIDE) if needs.style_image else None,
-        classes={name: ("one", "other") for name, kind in needs.datasets.items() if kind == "labelled"},
+        classes=_classes(needs, settings),
     )
     return task_class(settings, given)
+
+
+def _classes(needs: Needs, settings: Any) -> dict[str, tuple[str, ...]]:
+    """Names for the classes of every labelled dataset: those of a setting, or any two."""
+    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
+    return {name: getattr(settings, needs.classes.get(name, ""), ("one", "other")) for name in labelled}
 
 
 def _weightless_base(task: str, config: Mapping[str, Any]) -> Base:

@@ -60,6 +60,7 @@ class Needs:
     """What a job must bring besides its settings; checked at submit."""
 
     datasets: Mapping[str, Literal["images", "labelled"]]
+    classes: Mapping[str, str] = field(default_factory=dict)  # dataset -> the setting that lists its classes
     base_model: str | None = None  # "method/task"
     base_model_required: bool = True  # False: the task also starts from random weights
     style_image: bool = False  # one picture, in full size

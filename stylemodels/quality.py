@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 
 import torch
-from torch import Tensor
+from torch import Tensor, cdist
 from torch.nn.functional import conv2d, mse_loss, normalize
 
 from stylemodels.encoders import Encoder
@@ -225,3 +225,21 @@ def aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 
 def shown(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else str(value)
+
+
+def relative_content_distance(drawn: Tensor, drawn_labels: Tensor, artworks: Tensor, labels: Tensor) -> Tensor:
+    """RSSCD: how far a drawing is from the nearest real artwork of its content, relative to artworks of other content.
+
+    drawn: (N, F), artworks: (M, F), a vector of features each; labels: (N,) and (M,), int64, what they show.
+    Returns a scalar: 0 where every drawing is one of the artworks, about 1 where they are as far as another content is.
+    Raises ValueError where a drawing's class has no artwork, or all artworks show the same.
+    Source: Kotovenko et al. 2019 (arXiv:2003.08407), relative style-specific content distance.
+    """
+    same, other = drawn_labels[:, None] == labels, labels[:, None] != labels
+    if not same.any(1).all():
+        raise ValueError(f"artworks: there is none of class {int(drawn_labels[~same.any(1)][0])}")
+    if not other.any():
+        raise ValueError("artworks: all show the same, at least two classes are needed")
+    # Not by products of vectors, so that equal ones are at distance 0.
+    nearest = cdist(drawn, artworks, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(~same, float("inf"))
+    return nearest.amin(1).mean() / cdist(artworks, artworks)[other].mean()

@@ -22,7 +22,11 @@ UNMOVED: Mapping[str, Mapping[str, str]] = {
     "solver/train": {f"f.convs.{block}.bias": "in front of an instance norm" for block in range(4)},
 }
 # The term that falls on one batch; without an entry the sum of the terms that end in `_loss`.
-FALLING_TERM = {"metastyle/train": "total_loss", "metastyle/adapt": "total_loss"}
+FALLING_TERM = {
+    "metastyle/train": "total_loss",
+    "metastyle/adapt": "total_loss",
+    "ctb/train": "pixel_loss",
+}
 # The trained parameters of each published part, at the default settings.
 PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "aams/avatar-net": {"decoder": 3_505_219},
@@ -45,6 +49,7 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "srm/train": {"network": 1_681_795},
     "wct/train": {"decoders": 17_118_927},
     "total/train": {"decoder": 1_735_235},
+    "ctb/train": {"encoder": 398_176, "transform": 10_626_048, "decoder": 11_608_608},
 }
 # The defaults that come from the papers.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -374,5 +379,41 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "lr": 1e-4,
         "encoder": "vgg16",
         "precision": "fp32",
+    },
+    "ctb/train": {
+        "steps": 300_000,
+        "warmup_step1": 50_000,
+        "step1_per_cycle": 1,
+        "step2_per_cycle": 1,
+        "batch_size": 1,
+        "content_size": 768,
+        "progressive": None,
+        "object_classes": ["person", "other"],
+        "lr": 2e-4,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "w_adv_style": 20,
+        "w_pxl": 200,
+        "w_fp": 1,
+        "w_scene": 7.6,
+        "w_adv_cont": 20,
+        "w_object": 1,
+        "pixel_pool": 10,
+        "fp_metric": "l2",
+        "conditioning": "ac",
+        "adv_form": "bce",
+        "photo_as_fake": False,
+        "dsr": 0.8,
+        "dsr_momentum": 0.05,
+        "width": 32,
+        "f": 64,
+        "t_blocks": 9,
+        "decoder_res_blocks": 9,
+        "t_identity_init": True,
+        "norm": "lfn",
+        "lfn_window": 256,
+        "lfn_group": 32,
+        "precision": "fp32",
+        "checkpoint_every": 5000,
     },
 }

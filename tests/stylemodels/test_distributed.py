@@ -27,7 +27,7 @@ from tests.stylemodels.toy import batch_of, same, small_task
 T = TypeVar("T")
 LIMIT = timedelta(seconds=60)
 BETA1 = 0.9  # Adam's: after its first step the first moment is (1 - BETA1) times the gradient
-DIVIDED: Mapping[str, Any] = {"batch_size": 4, "meta_batch": 4, "steps": 2, "decoder_steps": 2}
+DIVIDED: Mapping[str, Any] = {"batch_size": 4, "meta_batch": 4, "steps": 2, "decoder_steps": 2, "warmup_step1": 2}
 
 
 def together(size: int, work: Callable[[Group], T]) -> list[T]:
@@ -43,7 +43,8 @@ def together(size: int, work: Callable[[Group], T]) -> list[T]:
 
 
 def part(batch: Batch, streams: Mapping[str, Stream], group: Group) -> dict[str, Tensor]:
-    return {name: pictures[part_of(streams[name], group.rank, group.size)] for name, pictures in batch.items()}
+    parts = {name: part_of(stream, group.rank, group.size) for name, stream in streams.items()}
+    return {name: pictures[parts[name.removesuffix("_label")]] for name, pictures in batch.items()}
 
 
 @pytest.fixture

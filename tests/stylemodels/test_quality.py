@@ -18,6 +18,7 @@ from stylemodels.quality import (
     histogram_distance,
     measure,
     perceptual_distance,
+    relative_content_distance,
     ssim,
     statistics_distance,
     table,
@@ -184,3 +185,27 @@ def test_constant_pictures_have_finite_measures(value: float):
     for style in (constant, paintings(1, 32)):
         measures = measure(constant, constant, style, ENCODER)
         assert np.isfinite(list(vars(measures).values())).all()
+
+
+def test_check_10_drawings_that_are_the_artworks_have_no_relative_distance_and_order_does_not_matter():
+    """Of the content transformation block's checks."""
+    random = torch.Generator().manual_seed(0)
+    artworks, labels = torch.randn(9, 5, generator=random), torch.arange(9) % 3
+    assert float(relative_content_distance(artworks, labels, artworks, labels)) == 0
+    drawn, shown = torch.randn(6, 5, generator=random), torch.arange(6) % 3
+    distance = relative_content_distance(drawn, shown, artworks, labels)
+    near = [min((d - a).norm() for a, m in zip(artworks, labels, strict=True) if m == c)
+            for d, c in zip(drawn, shown, strict=True)]  # fmt: skip
+    far = [(a - b).norm() for a, m in zip(artworks, labels, strict=True)
+           for b, c in zip(artworks, labels, strict=True) if m != c]  # fmt: skip
+    assert_close(distance, torch.stack(near).mean() / torch.stack(far).mean())
+    order, other = torch.randperm(9, generator=random), torch.randperm(6, generator=random)
+    assert_close(relative_content_distance(drawn[other], shown[other], artworks[order], labels[order]), distance)
+
+
+def test_relative_content_distance_needs_artworks_of_every_class_and_of_two():
+    vectors, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="none of class 2"):
+        relative_content_distance(vectors, torch.tensor([0, 1, 2, 0]), vectors, labels)
+    with pytest.raises(ValueError, match="all show the same"):
+        relative_content_distance(vectors, labels * 0, vectors, labels * 0)

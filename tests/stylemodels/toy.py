@@ -159,9 +159,25 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "lr": 1e-3,
     },
+    "ctb/train": {
+        "width": 8,
+        "f": 8,
+        "t_blocks": 1,
+        "decoder_res_blocks": 0,
+        "warmup_step1": 0,
+        "content_size": 64,
+        "norm": "group",  # what lfn is at this size, but for an export that takes a minute
+        "dsr": -1.0,
+        "w_pxl": 100.0,
+        "w_adv_style": 1.0,
+        "w_scene": 1.0,
+        "w_adv_cont": 1.0,
+        "lr": 5e-4,
+    },
 }
 
-LABELLED = ("objects",)  # what tasks call their labelled datasets
+# How streams are known whose pictures have classes.
+LABELLED, LABELLED_AUGMENTS = ("objects",), ("ctb", "tpfr")
 
 # Biases in front of an instance norm have no gradient but noise.
 USELESS_BIASES = ("conv1.bias", "conv2.bias", "conv3.bias", "deconv1.bias", "deconv2.bias")
@@ -200,7 +216,7 @@ def batch_of(streams: Mapping[str, Stream], step: int = 0) -> dict[str, Tensor]:
     for place, (name, stream) in enumerate(streams.items()):
         draw = paintings if stream.dataset == "style" else photos
         batch[name] = draw(stream.count, stream.size, seed=100 * step + place)
-        if stream.dataset in LABELLED:
+        if stream.dataset in LABELLED or stream.augment in LABELLED_AUGMENTS:
             batch[f"{name}_label"] = torch.arange(stream.count) // stream.per_class % 2
     return batch
 
@@ -214,10 +230,22 @@ def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings
     config = build(task_class.Config, {**SMALL[name], **settings}, base and base.config)
     style_image = paintings(1, 48, seed=2) if task_class.needs.style_image else None
     encoder = load_encoder(config.encoder) if hasattr(config, "encoder") else None
-    classes = {name: ("first", "second") for name, kind in task_class.needs.datasets.items() if kind == "labelled"}
     return build_task(
-        task_class, config, seed=seed, encoder=encoder, base=base, style_image=style_image, classes=classes
+        task_class,
+        config,
+        seed=seed,
+        encoder=encoder,
+        base=base,
+        style_image=style_image,
+        classes=toy_classes(task_class, config),
     )
+
+
+def toy_classes(task_class: type[Task], config: Any) -> dict[str, tuple[str, ...]]:
+    """Two classes in every labelled dataset: those of a setting, or any."""
+    needs = task_class.needs
+    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
+    return {name: getattr(config, needs.classes.get(name, ""), ("one", "two")) for name in labelled}
 
 
 def small_run(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Run:

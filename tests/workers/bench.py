@@ -20,13 +20,13 @@ from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Event
 from stylemodels.methods import find_task
 from stylemodels.settings import as_json, build
 from tests.images import jpeg
+from tests.stylemodels.toy import toy_classes
 from workers.attempt import run_attempt
 from workers.inputs import Encoders
 from workers.platform import Platform
 from workers.work import Host
 
 TENANT = "tenant_1"
-STOCK = {"content": "photos", "style": "paintings"}  # role -> dataset
 SMALL: Mapping[str, Any] = {
     "encoder": "random",
     "width": 4,
@@ -84,16 +84,17 @@ class Bench:
     # --- jobs ---
 
     def submit(self, task: str, *, config: Mapping[str, Any], base: ModelVersion | None = None, **changes: Any) -> str:
-        """A queued job on the datasets `photos@1` and `paintings@1`, and on those that are called as their roles."""
+        """A queued job on the datasets `photos@1` and `paintings@1`, and on new ones for what has classes."""
         method, task_name = find_task(task)
         task_class = method.tasks[task_name]
         complete = as_json(build(task_class.Config, config, None if base is None else base.config))
         roles = {*task_class.needs.datasets, *(["style"] if task_class.needs.style_image else [])}
         roles = roles if "datasets" not in changes else set()
+        classes = toy_classes(task_class, build(task_class.Config, config, None if base is None else base.config))
         job_id = new_id("job")
         values: dict[str, Any] = {
             "method": method.slug, "task": task_name, "name": job_id, "config": complete, "cpus": 1, "gpus": 0,
-            "datasets": {role: self._pin(STOCK.get(role, role)) for role in roles},
+            "datasets": {role: self._pin(self._role(role, classes)) for role in roles},
             "base_model": None if base is None else pin_model(base), "publish_as": job_id, "max_retries": 2,
             "keep_checkpoints": 3, "total_steps": complete["steps"],
         }  # fmt: skip
@@ -103,6 +104,17 @@ class Bench:
         with self.db.write() as tx:
             jobs.submit(tx, jobs.NewJob(job_id, TENANT, **(values | changes)))
         return job_id
+
+    def _role(self, role: str, classes: Mapping[str, Sequence[str]]) -> str:
+        """The dataset of a role; a labelled one is made, with ten pictures of each class."""
+        if role not in classes:
+            return {"content": "photos", "style": "paintings"}[role]
+        pictures = {
+            f"{name}/{n}.jpg": jpeg(72, 88, seed=1000 + 10 * place + n)
+            for place, name in enumerate(classes[role])
+            for n in range(10)
+        }
+        return self.dataset(f"labelled-{role}", pictures, kind="labelled").name
 
     def _pin(self, name: str) -> dict[str, Any]:
         version = self.version(name, 1)
