@@ -109,18 +109,13 @@ class Run:
 
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:
         """The task's preview grid: named pictures (3, H, W) in [0, 1]. Training does not notice."""
-        with unchanged_randomness():
+        with self._only_looking():
             return [(name, picture.detach().float().clamp(0, 1).cpu()) for name, picture in self.task.preview(batch)]
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """The task's figures over validation pictures as `validation_...`. Training does not notice."""
-        training = self.task.training
-        self.task.eval()
-        try:
-            with unchanged_randomness(), torch.no_grad():
-                figures = self.task.evaluate(map(channels_last_batch, batches))
-        finally:
-            self.task.train(training)
+        with self._only_looking(), torch.no_grad():
+            figures = self.task.evaluate(map(channels_last_batch, batches))
         return {f"validation_{name}": float(value) for name, value in figures.items()}
 
     def snapshot(self) -> State:
@@ -142,6 +137,17 @@ class Run:
         load_exactly(self.task, state.weights, trained_state(self.task))
         self._restore_optimizers(state.optimizer)
         restore_random_states(state.random)
+
+    @contextmanager
+    def _only_looking(self) -> Iterator[None]:
+        """The task as a finished model works; afterwards it and the random numbers are as they were."""
+        training = self.task.training
+        self.task.eval()
+        try:
+            with unchanged_randomness():
+                yield
+        finally:
+            self.task.train(training)
 
     def agree(self) -> None:
         """Take over rank 0's state, on every worker."""
