@@ -120,6 +120,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 2,
         "lr": 1e-2,
     },
+    "tpfr/train": {
+        "batch_size": 1,
+        "content_size": 48,
+        "load_size": 48,
+        "width": 8,
+        "ndf": 8,
+        "res_blocks": 1,
+        "knn": 4,  # with 5 the ONNX test's pictures have a fifth and a sixth neighbour as far but for rounding
+        "pool_size": 2,
+        "lr": 1e-3,
+    },
     "wct/train": {
         "encoder": "random",
         "levels": [3, 1],

@@ -17,6 +17,7 @@ from orchestrator.states import Move
 from orchestrator.store import claims, datasets, jobs, queue
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Event, Job, Metric, ModelVersion, Tenant
+from stylemodels.method import Task
 from stylemodels.methods import find_task
 from stylemodels.settings import as_json, build
 from tests.images import jpeg
@@ -26,6 +27,8 @@ from workers.platform import Platform
 from workers.work import Host
 
 TENANT = "tenant_1"
+STOCK = {"content": "photos", "style": "paintings"}  # role -> dataset
+LABELLED_STOCK = {"style": "artists"}  # where the task wants classes
 SMALL: Mapping[str, Any] = {
     "encoder": "random",
     "width": 4,
@@ -83,7 +86,7 @@ class Bench:
     # --- jobs ---
 
     def submit(self, task: str, *, config: Mapping[str, Any], base: ModelVersion | None = None, **changes: Any) -> str:
-        """A queued job on the datasets `photos@1` and `paintings@1`."""
+        """A queued job on the datasets `photos@1` and `paintings@1`, or `artists@1` where paintings have classes."""
         method, task_name = find_task(task)
         task_class = method.tasks[task_name]
         complete = as_json(build(task_class.Config, config, None if base is None else base.config))
@@ -92,7 +95,7 @@ class Bench:
         job_id = new_id("job")
         values: dict[str, Any] = {
             "method": method.slug, "task": task_name, "name": job_id, "config": complete, "cpus": 1, "gpus": 0,
-            "datasets": {role: self._pin({"content": "photos", "style": "paintings"}[role]) for role in roles},
+            "datasets": {role: self._pin(stock_of(task_class, role)) for role in roles},
             "base_model": None if base is None else pin_model(base), "publish_as": job_id, "max_retries": 2,
             "keep_checkpoints": 3, "total_steps": complete["steps"],
         }  # fmt: skip
@@ -179,6 +182,12 @@ class Bench:
 def photos(count: int, *, first_seed: int = 0, side: int = 40) -> dict[str, bytes]:
     """Pictures by path."""
     return {f"{n:03}.jpg": jpeg(side + 8, side, seed=first_seed + n) for n in range(count)}
+
+
+def stock_of(task_class: type[Task], role: str) -> str:
+    """The dataset that plays a role."""
+    labelled = task_class.needs.datasets.get(role) == "labelled"
+    return (LABELLED_STOCK if labelled else STOCK)[role]
 
 
 def pin_model(model: ModelVersion) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stylemodels.stylize import load_model
 from tests.images import jpeg
 from tests.stylemodels.test_methods import TASKS
 from tests.stylemodels.toy import SMALL
-from tests.workers.bench import Bench
+from tests.workers.bench import Bench, photos
 
 SHORT = {"steps": 2, "checkpoint_every": 2, "preview_every": 2, "onnx": False}
 
@@ -27,6 +27,9 @@ def test_a_job_of_every_task_ends_with_a_model_that_draws(stocked: Bench, task: 
     if base_task is not None:
         base = stocked.model(stocked.finished(base_task, config={**SMALL[base_task], **SHORT}).id)
 
+    if task_class(task).needs.datasets.get("style") == "labelled":
+        both = {f"artist-{n}/{path}": jpg for n in range(2) for path, jpg in photos(2, first_seed=200 + 2 * n).items()}
+        stocked.dataset("artists", both, kind="labelled")
     job = stocked.finished(task, config={**SMALL[task], **SHORT}, base=base, seed=3)
 
     with stocked.db.read() as tx:
