@@ -282,6 +282,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "pairing": "photo_to_class",
         "load_size": 286,
         "content_size": 256,
+        "scale_jitter": 0.1,
+        "color_jitter": 0.05,
         "width": 64,
         "ndf": 64,
         "res_blocks": 6,
