@@ -254,8 +254,21 @@ class StreamReader:
         """Who leads the group of this number: in a permutation of all, or of the classes and then within the class."""
         if not self.stream.balanced:
             return self._at("epoch", group)
-        label = self._at("classes", group)
+        label = self._class_at(group)
         return self._at(f"of-class/{label}", group // len(self.by_class))
+
+    def _class_at(self, group: int) -> int:
+        """As `_at`; where a turn would begin with the class that the last one ended with, its first two change places.
+
+        Of two classes or one every turn is the first.
+        """
+        count = len(self.by_class)
+        turn, place = divmod(group, count)
+        if count < 3:
+            return self._at("classes", place)
+        if place < 2 and turn > 0 and self._at("classes", turn * count) == self._at("classes", turn * count - 1):
+            place = 1 - place
+        return self._at("classes", turn * count + place)
 
     def _at(self, row: str, number: int) -> int:
         """A row is gone through again and again, each time in another order."""

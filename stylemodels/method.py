@@ -38,7 +38,7 @@ class Stream:
     color_jitter: float | None = None  # how far they vary the colours
     centre: bool = False  # the crop is the middle of the picture
     per_class: int = 1  # pictures of one class, drawn together and side by side in the batch
-    balanced: bool = False  # every class equally often, however many pictures it has
+    balanced: bool = False  # every class equally often, however many pictures it has, and never twice in a row
     part: Literal["all", "train", "validation"] = "all"  # split by content hash
     validation_share: float = 0.1  # how much of the pictures the split gives to "validation"
     folds: int = 0  # of classes, instead: one picture in so many of each is for "validation",
@@ -207,6 +207,9 @@ class Task(nn.Module):
     regions: ClassVar[bool] = False  # label maps of content and style
     takes_init: ClassVar[bool] = False  # a picture to start from in the content's place
     multiple: ClassVar[int] = 16  # sides are reflect-padded to it
+    # And sides of smaller pictures, styles too, to this: two positions in relu5_1, the deepest tap, for a single one
+    # cannot be reflected and has no variance.
+    least_px: ClassVar[int] = 32
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
     trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
     stretches: ClassVar[tuple[Stretch, ...]] = (Stretch("train"),)  # its phases

@@ -23,8 +23,6 @@ from stylemodels.options import Options, draws_tiles
 from stylemodels.whitening import Moments
 
 MIN_SIDE_PX = 16
-# Two positions in relu5_1, the deepest tap: a single one cannot be reflected and has no variance.
-MIN_CANVAS_PX = 32
 TILE_PX = 1024
 TILE_ABOVE_PX = 1 << 24  # above 4096 x 4096 pixels a picture is drawn in tiles, where the method can
 # What a whole drawing takes at VGG's width: its maps of 64 channels in float32, and work space for a convolution
@@ -77,15 +75,15 @@ def scaled(image: Tensor, size: Size) -> Tensor:
 
 
 def padded_size(task_class: type[Task], size: Size) -> Size:
-    """Multiples of the task's, at least two of them and 32 px."""
+    """Multiples of the task's, at least two of them and its `least_px`."""
     multiple, least = task_class.multiple, least_side(task_class)
     height, width = (-(-max(side, least) // multiple) * multiple for side in size)
     return Size(height, width)
 
 
 def least_side(task_class: type[Task]) -> int:
-    """The shortest side that every method can take, pixels."""
-    return max(2 * task_class.multiple, MIN_CANVAS_PX)
+    """The shortest side that the task can take, pixels."""
+    return max(2 * task_class.multiple, task_class.least_px)
 
 
 def reflected(side: int, padded: int) -> Tensor:

@@ -20,6 +20,11 @@ UNMOVED: Mapping[str, Mapping[str, str]] = {
     "etnet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
     "sanet/train": {"g.bias": "adds one number to a whole row of logits, which the softmax takes off again"},
     "solver/train": {f"f.convs.{block}.bias": "in front of an instance norm" for block in range(4)},
+    "tpfr/train": {
+        "conv.bias": "in front of an instance norm",
+        "mlp.0.bias": "in front of a batch norm",
+        "mlp.3.bias": "in front of a batch norm",
+    },
 }
 # The term that falls on one batch; without an entry the sum of the terms that end in `_loss`.
 FALLING_TERM = {
@@ -50,6 +55,7 @@ PARAMETERS: Mapping[str, Mapping[str, int]] = {
     "wct/train": {"decoders": 17_118_927},
     "total/train": {"decoder": 1_735_235},
     "ctb/train": {"encoder": 398_176, "transform": 10_626_048, "decoder": 11_608_608},
+    "tpfr/train": {"encoder": 9_427_078, "transfer": 206_916, "decoder": 7_942_793},
 }
 # The defaults that come from the papers.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -415,5 +421,39 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "lfn_group": 32,
         "precision": "fp32",
         "checkpoint_every": 5000,
+    },
+    "tpfr/train": {
+        "steps": 614_400,
+        "batch_size": 2,
+        "pairing": "photo_to_class",
+        "load_size": 286,
+        "content_size": 256,
+        "scale_jitter": 0.1,
+        "color_jitter": 0.05,
+        "width": 64,
+        "ndf": 64,
+        "res_blocks": 6,
+        "global_style": True,
+        "knn": 5,
+        "distance": "euclidean",
+        "att_dropout": 0.2,
+        "stages": "both",
+        "self_transfer": "identity",
+        "ml_margin": 1,
+        "lambda_cont": 1,
+        "lambda_style": 1,
+        "lambda_idt_aux": 1,
+        "lambda_cycle_aux": 1,
+        "lambda_gen": 1,
+        "lambda_transf": 1,
+        "lambda_idt": 25,
+        "lambda_disc": 1,
+        "d_noise": 0.1,
+        "pool_size": 50,
+        "lr": 4e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "decay_start": 153_600,
+        "knn_chunk_mb": 256,
     },
 }

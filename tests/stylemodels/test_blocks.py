@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
 
-from stylemodels.blocks import FastStyleNetwork, MirroredDecoder, norm_parameters
+from stylemodels.blocks import FastStyleNetwork, InstanceNorm, MirroredDecoder, norm_parameters
 from stylemodels.vgg import VGG16_DEPTHS, VGG_WIDTHS, Vgg
 from tests.stylemodels.toy import photos
 
@@ -19,6 +19,16 @@ def test_check_1_parameter_counts_are_the_published_ones():
     assert sum(p.numel() for p in norm_parameters(network).values()) == 3_200
     up_to_relu4_3 = [conv for name, conv in vgg.convolutions.items() if name < "conv5"]
     assert sum(p.numel() for conv in up_to_relu4_3 for p in conv.parameters()) == 7_635_264
+
+
+def test_an_instance_norm_may_have_neither_gain_nor_bias_and_is_in_float32():
+    norm = InstanceNorm(3, affine=False)
+    assert list(norm.parameters()) == []
+    features = 5 * torch.randn(2, 3, 6, 7) + 2
+    mean, variance = features.mean((2, 3), keepdim=True), features.var((2, 3), correction=0, keepdim=True)
+    assert_close(norm(features), (features - mean) / (variance + 1e-5).sqrt())
+    assert norm(features.bfloat16()).dtype == torch.float32
+    assert norm(features.double()).dtype == torch.float64
 
 
 @torch.inference_mode()

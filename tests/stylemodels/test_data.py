@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -280,6 +281,7 @@ def test_a_balanced_stream_shows_every_class_equally_often_and_all_its_pictures(
     assert all(len(set(birds[n : n + 4])) == 4 for n in range(0, 80, 4)), "an epoch of its own for every class"
     orders = [tuple(labels[n : n + 3]) for n in range(0, 240, 3)]
     assert len(set(orders)) == 6, "in all orders"
+    assert all(label != following for label, following in pairwise(labels)), "never one twice in a row"
     again = reader(classes, count=6, balanced=True)
     assert again.draws(31) == read.draws(31), "whatever was asked for before"
 

@@ -174,6 +174,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "w_adv_cont": 1.0,
         "lr": 5e-4,
     },
+    "tpfr/train": {
+        "batch_size": 1,
+        "content_size": 48,
+        "load_size": 48,
+        "width": 8,
+        "ndf": 8,
+        "res_blocks": 1,
+        "knn": 4,  # with 5 the ONNX test's pictures have a fifth and a sixth neighbour as far but for rounding
+        "pool_size": 2,
+        "lr": 1e-3,
+    },
 }
 
 # How streams are known whose pictures have classes.
