@@ -210,6 +210,9 @@ class Task(nn.Module):
     # And sides of smaller pictures, styles too, to this: two positions in relu5_1, the deepest tap, for a single one
     # cannot be reflected and has no variance.
     least_px: ClassVar[int] = 32
+    # What a whole drawing takes at VGG's width: its maps of 64 channels in float32, and work space for a convolution
+    # (measured for adain: 1,150 to 1,270 bytes for each pixel).
+    bytes_per_px: ClassVar[int] = 1280
     stylize_encodes: ClassVar[bool] = True  # False: a finished model works without the encoder's weights
     trains: ClassVar[bool] = True  # False: nothing is learned, so no job; there is a built-in model of it
     stretches: ClassVar[tuple[Stretch, ...]] = (Stretch("train"),)  # its phases

@@ -25,9 +25,6 @@ from stylemodels.whitening import Moments
 MIN_SIDE_PX = 16
 TILE_PX = 1024
 TILE_ABOVE_PX = 1 << 24  # above 4096 x 4096 pixels a picture is drawn in tiles, where the method can
-# What a whole drawing takes at VGG's width: its maps of 64 channels in float32, and work space for a convolution
-# (measured for adain: 1,150 to 1,270 bytes for each pixel).
-WHOLE_BYTES_PER_PX = 1280
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -115,7 +112,7 @@ def tile_of(task: Task, options: Options, size: Size) -> int:
         return options.tile
     if draws_tiles(type(task)) and size.pixels > TILE_ABOVE_PX:
         return TILE_PX
-    if size.pixels > (most := whole_limit_px()):
+    if size.pixels > (most := whole_limit_px(type(task))):
         raise ValueError(
             f"content: {size} would be drawn, but this method draws whole pictures only and about "
             f"{most / 1e6:.0f} million pixels fit into this machine's memory: choose a smaller size"
@@ -129,12 +126,12 @@ def check_in_memory(size: Size) -> None:
         raise ValueError(f"size: {size} would be drawn, the most are {MAX_PIXELS / 1e6:.0f} million pixels")
 
 
-def whole_limit_px() -> int:
-    """How many pixels a whole drawing may have on this machine, or in this container."""
+def whole_limit_px(task_class: type[Task]) -> int:
+    """How many pixels a whole drawing of a method may have on this machine, or in this container."""
     bytes_here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if CGROUP_LIMIT.is_file() and (limit := CGROUP_LIMIT.read_text().strip()).isdigit():
         bytes_here = min(bytes_here, int(limit))
-    return bytes_here // WHOLE_BYTES_PER_PX
+    return bytes_here // task_class.bytes_per_px
 
 
 def prepared_styles(

@@ -132,6 +132,7 @@ class Train(Task):
         Stretch("train"),
     )
     model_parts = ("decoder",)
+    bytes_per_px = 1500  # all scales at once
     styles = (1, 8)
     masks = True
     multiple = 8

@@ -217,7 +217,7 @@ def test_the_number_of_styles_is_the_models():
 def test_large_pictures_are_drawn_in_tiles_where_the_method_can_and_else_while_they_fit(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(prepare, "whole_limit_px", lambda: 30_000_000)
+    monkeypatch.setattr(prepare, "whole_limit_px", lambda task_class: 30_000_000)
     assert tile_of(Invert(), Options(), Size(4096, 4096)) == 0
     assert tile_of(Invert(), Options(), Size(4096, 4097)) == 1024
     assert tile_of(Invert(), Options(tile=512), Size(64, 64)) == 512
@@ -228,9 +228,9 @@ def test_large_pictures_are_drawn_in_tiles_where_the_method_can_and_else_while_t
 
 def test_the_limit_of_whole_drawings_is_that_of_the_machine_or_its_container(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(prepare, "CGROUP_LIMIT", tmp_path / "memory.max")
-    machine = prepare.whole_limit_px()
+    machine = prepare.whole_limit_px(Blend)
     assert machine > 100_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert prepare.whole_limit_px() == machine
+    assert prepare.whole_limit_px(Blend) == machine
     (tmp_path / "memory.max").write_text("104857600\n")
-    assert prepare.whole_limit_px() == 81_920
+    assert prepare.whole_limit_px(Blend) == 81_920
