@@ -1,4 +1,4 @@
-"""docs/equations.md: all equations and questions of the survey slides; the functions, tests and settings it names exist."""
+"""docs/equations.md has all equations and questions of the survey slides; what it names exists."""
 
 from __future__ import annotations
 
