@@ -252,10 +252,31 @@ def test_check_7_a_constant_offset_costs_its_square(pool: int):
     assert float(pooled_loss(pictures + 0.3, pictures, pool)) == pytest.approx(0.09, rel=1e-4)
 
 
-def test_check_7_the_fixpoint_term_is_0_for_the_photo_itself():
-    task, pictures = ctb().requires_grad_(False), signed(photos(1, 64))
-    code = task.encoder(pictures, 256)
-    assert float((task.encoder(pictures, 256) - code).square().mean()) == 0
+class GivesBack(nn.Module):
+    """A decoder that draws one picture, whatever it is told."""
+
+    def __init__(self, picture: Tensor) -> None:
+        super().__init__()
+        self.picture = nn.Parameter(picture)
+
+    def forward(self, code: Tensor, window: int) -> Tensor:
+        return self.picture
+
+
+@pytest.mark.parametrize(("drawn", "is_zero"), [(0, True), (5, False)])
+def test_check_7_the_fixpoint_term_is_0_where_the_photo_itself_is_drawn(drawn: int, is_zero: bool):
+    run = small_run("ctb/train")
+    batch = batch_of(run.streams())
+    photos_, scenes = signed(batch["content"]), batch["content_label"]
+    run.task.decoder = GivesBack(photos_ if drawn == 0 else signed(photos(len(photos_), 64, seed=drawn)))
+    run.task.begin(run.task.phase, 0)
+    assert isinstance(run.task, Train)
+    loss = float(run.task.draw_style(photos_, scenes)["fixpoint_loss"].detach())
+    assert (loss == pytest.approx(0, abs=1e-9)) == is_zero
+
+
+def test_check_7_the_cosine_of_codes_is_0_for_equal_and_4_for_opposite_ones():
+    code = ctb().requires_grad_(False).encoder(signed(photos(1, 64)), 256)
     assert float(cosine_loss(code + 1, code + 1)) == pytest.approx(0, abs=1e-9)
     assert float(cosine_loss(-code - 1, code + 1)) == pytest.approx(4, rel=1e-4)
 
