@@ -18,7 +18,8 @@ from stylemodels.method import Style
 from stylemodels.methods import find_task
 from stylemodels.stylize import Model, interpolate, load_model
 from stylemodels.train import Run
-from tests.stylemodels.toy import SMALL, advance, base_of, paintings, photos, same, small_run, small_task
+from tests.stylemodels.test_methods import DRAWING
+from tests.stylemodels.toy import advance, base_of, paintings, photos, same, small_run, small_task
 from tests.stylemodels.toy_drawing import Ahead, Blend, Invert, model_of
 
 METHOD, _ = find_task("metastyle")
@@ -347,7 +348,7 @@ def test_a_video_that_cannot_be_drawn_is_refused():
         list(model.frames(iter([torch.rand(3, 8, 8)])))
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("name", DRAWING)
 def test_no_model_stumbles_over_extreme_pictures(name: str):
     """Long strips, constant pictures, the smallest content, a style of one pixel: all results are finite."""
     task = small_task(name)
