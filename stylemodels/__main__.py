@@ -17,7 +17,7 @@ VERBS: Mapping[str, str] = {
     "train": "train on local folders of pictures",
     "stylize": "draw a picture, or a folder of them, with a finished model",
     "video": "draw a video, frame by frame, with a finished model",
-    "compare": "draw the same pictures with several models: a contact sheet and a table",
+    "compare": "draw the same pictures with several models",
     "classify": "tell the classes of pictures with a finished classifier",
     "gates": "show how a model weights its channels",
     "evaluate": "measure how well a model draws pairs of pictures",
