@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("submit", "claims", "scheduler", "adapt", "fanout", "tax", "gang", "recovery", "data", "step")
+NAMES = ("submit", "claims", "scheduler", "adapt", "fanout", "tax", "gang", "recovery", "data", "step", "speed")
 
 
 def main() -> int:
