@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from stylemodels.cost import some_classes
 from stylemodels.encoders import Encoder, EncoderName
 from stylemodels.method import Base, Batch, Picture, Style, Task
 from stylemodels.methods import all_methods, find_task
@@ -22,7 +24,7 @@ from stylemodels.train import build_task
 from stylemodels.vgg import VGG16_DEPTHS, VGG19_DEPTHS, VGG_WIDTHS, Vgg, randomise
 
 STYLE_PX = 512  # of the picture of a task that learns one style
-CLASSES = ("person", "other")  # of every labelled data set; the classes that `ctb` knows
+LABELS = 2  # of every labelled data set; no task has fewer classes
 
 
 def tasks_named(names: Sequence[str]) -> list[str]:
@@ -44,10 +46,11 @@ def task_class_of(name: str) -> type[Task]:
 def built(name: str, settings: Mapping[str, Any]) -> Task:
     """The task at its published sizes, but for those `settings` that it has."""
     task_class = task_class_of(name)
-    wanted = {key: value for key, value in settings.items() if key in task_class.Config.__dataclass_fields__}
+    own = {field.name for field in fields(task_class.Config)}
+    wanted = {key: value for key, value in settings.items() if key in own}
     needs = task_class.needs
     base = base_of(needs.base_model) if needs.base_model and needs.base_model_required else None
-    config = build(task_class.Config, wanted, None if base is None else base.config)
+    config: Any = build(task_class.Config, wanted, None if base is None else base.config)
     return build_task(
         task_class,
         config,
@@ -55,7 +58,7 @@ def built(name: str, settings: Mapping[str, Any]) -> Task:
         encoder=full_size(config.encoder) if hasattr(config, "encoder") else None,
         base=base,
         style_image=photos(1, STYLE_PX) if needs.style_image else None,
-        classes={dataset: CLASSES for dataset, kind in needs.datasets.items() if kind == "labelled"},
+        classes=some_classes(needs, config),
     )
 
 
@@ -94,7 +97,7 @@ def pictures_of(task: Task) -> Batch:
     for name, stream in task.streams().items():
         batch[name] = photos(stream.count, stream.size)
         if task.needs.datasets[stream.dataset] == "labelled":
-            batch[f"{name}_label"] = torch.arange(stream.count) // stream.per_class % len(CLASSES)
+            batch[f"{name}_label"] = torch.arange(stream.count) // stream.per_class % LABELS
     return batch
 
 

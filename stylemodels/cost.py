@@ -52,6 +52,12 @@ def step_costs(
         return [asdict(_counted(made, phase.name)) for phase in made.phases()]
 
 
+def some_classes(needs: Needs, settings: Any) -> dict[str, tuple[str, ...]]:
+    """Names for the classes of every labelled dataset: those of a setting, or any two."""
+    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
+    return {name: getattr(settings, needs.classes.get(name, ""), ("one", "other")) for name in labelled}
+
+
 def _weightless(task: str, config: Mapping[str, Any], base_config: Mapping[str, Any] | None) -> Task:
     method, name = find_task(task)
     task_class = method.tasks[name]
@@ -65,15 +71,9 @@ def _weightless(task: str, config: Mapping[str, Any], base_config: Mapping[str, 
         encoder=_encoder(settings),
         base=base,
         style_image=torch.empty(1, 3, STYLE_SIDE, STYLE_SIDE) if needs.style_image else None,
-        classes=_classes(needs, settings),
+        classes=some_classes(needs, settings),
     )
     return task_class(settings, given)
-
-
-def _classes(needs: Needs, settings: Any) -> dict[str, tuple[str, ...]]:
-    """Names for the classes of every labelled dataset: those of a setting, or any two."""
-    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
-    return {name: getattr(settings, needs.classes.get(name, ""), ("one", "other")) for name in labelled}
 
 
 def _weightless_base(task: str, config: Mapping[str, Any]) -> Base:

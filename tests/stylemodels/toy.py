@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from stylemodels.cost import some_classes
 from stylemodels.encoders import load_encoder
 from stylemodels.images import save_picture
 from stylemodels.method import Base, Batch, Stream, Task
@@ -248,15 +249,8 @@ def small_task(name: str, *, seed: int = 0, base: Base | None = None, **settings
         encoder=encoder,
         base=base,
         style_image=style_image,
-        classes=toy_classes(task_class, config),
+        classes=some_classes(task_class.needs, config),
     )
-
-
-def toy_classes(task_class: type[Task], config: Any) -> dict[str, tuple[str, ...]]:
-    """Two classes in every labelled dataset: those of a setting, or any."""
-    needs = task_class.needs
-    labelled = [name for name, kind in needs.datasets.items() if kind == "labelled"]
-    return {name: getattr(config, needs.classes.get(name, ""), ("one", "two")) for name in labelled}
 
 
 def small_run(name: str, *, seed: int = 0, base: Base | None = None, **settings: Any) -> Run:
