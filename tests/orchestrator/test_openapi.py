@@ -45,6 +45,8 @@ def test_the_contract_is_all_there(document: dict[str, Any]):
         "POST /v1/jobs:batch", "POST /v1/jobs:estimate",
         "POST /v1/fanouts", "GET /v1/fanouts", "GET /v1/fanouts/{id}", "POST /v1/fanouts/{id}/cancel",
         "POST /v1/sweeps", "GET /v1/sweeps", "GET /v1/sweeps/{id}", "POST /v1/sweeps/{id}/cancel",
+        "POST /v1/comparisons", "GET /v1/comparisons", "GET /v1/comparisons/{id}", "POST /v1/comparisons/{id}/cancel",
+        "DELETE /v1/comparisons/{id}",
         "GET /v1/jobs/{id}/events", "GET /v1/jobs/{id}/metrics", "GET /v1/jobs/{id}/logs",
         "GET /v1/jobs/{id}/checkpoints", "GET /v1/jobs/{id}/samples", "GET /v1/jobs/{id}/attempts",
         "GET /v1/models", "GET /v1/models/{name}", "GET /v1/models/{name}/versions",
@@ -80,8 +82,8 @@ def test_every_post_that_makes_something_takes_an_idempotency_key(document: dict
     }
     assert takes == {
         "POST /v1/jobs", "POST /v1/jobs/{id}/retry", "POST /v1/datasets/{name}/versions", "POST /v1/keys",
-        "POST /v1/tenants", "POST /v1/fanouts", "POST /v1/sweeps", "POST /v1/keys/{id}/rotate",
-        "POST /v1/webhooks/secret",
+        "POST /v1/tenants", "POST /v1/fanouts", "POST /v1/sweeps", "POST /v1/comparisons",
+        "POST /v1/keys/{id}/rotate", "POST /v1/webhooks/secret",
     }  # fmt: skip
 
 
