@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.testing import assert_close
 
-from stylemodels.data import Batches, FolderSource, check_classes
+from stylemodels.data import Batches, FolderSource
 from stylemodels.describe import on_meta_device
 from stylemodels.distributed import Group, part_of, weight_of
 from stylemodels.export import write_model
@@ -21,6 +21,7 @@ from stylemodels.methods import find_task
 from stylemodels.methods.tpfr import StylizeControls, Train, TrainConfig, code_loss, distances, metric_loss
 from stylemodels.peer_networks import Critic, Decoder, SplitEncoder
 from stylemodels.peers import Code
+from stylemodels.sources import check_classes
 from stylemodels.stylize import load_model
 from stylemodels.train import Diverged, Run, build_task, trained_state
 from tests import images

@@ -17,10 +17,10 @@ from orchestrator.states import Move
 from orchestrator.store import claims, datasets, jobs, queue
 from orchestrator.store.queue import Ticket
 from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Event, Job, Metric, ModelVersion, Tenant
+from stylemodels.cost import some_classes
 from stylemodels.methods import find_task
 from stylemodels.settings import as_json, build
 from tests.images import jpeg
-from tests.stylemodels.toy import toy_classes
 from workers.attempt import run_attempt
 from workers.inputs import Encoders
 from workers.platform import Platform
@@ -90,7 +90,9 @@ class Bench:
         complete = as_json(build(task_class.Config, config, None if base is None else base.config))
         roles = {*task_class.needs.datasets, *(["style"] if task_class.needs.style_image else [])}
         roles = roles if "datasets" not in changes else set()
-        classes = toy_classes(task_class, build(task_class.Config, config, None if base is None else base.config))
+        classes = some_classes(
+            task_class.needs, build(task_class.Config, config, None if base is None else base.config)
+        )
         job_id = new_id("job")
         values: dict[str, Any] = {
             "method": method.slug, "task": task_name, "name": job_id, "config": complete, "cpus": 1, "gpus": 0,
