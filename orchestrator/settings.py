@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     ray_address: str = Field("ray://127.0.0.1:10001", description="Ray Client address of the cluster")
     ray_without_token: bool = Field(False, description="let dispatchers use a Ray without token authentication")
     ray_namespace: str = Field("stylefoundry", description="Ray namespace that holds our actors")
-    cpus: int | None = Field(None, description="cores that jobs may take; empty: what Ray has", ge=1)
+    cpus: int | None = Field(
+        None, description="cores that jobs may take; empty: what Ray has; 0: warm workers alone", ge=0
+    )
     gpus: int | None = Field(None, description="GPUs that jobs may take; empty: what Ray has", ge=0)
     classes: str = Field(
         DEFAULT_CLASSES,
