@@ -50,6 +50,8 @@ class GangAtWork:
         meeting = Meeting.open(HERE)
         self._threads = ThreadPoolExecutor(workers)
         self.leader = self._threads.submit(lead, bench, self.ticket, workers, meeting)
+        # These workers are threads: another one that seeds random numbers would change the first one's new weights.
+        wait_until(lambda: meeting.store.check(["ready/0"]) or self.leader.done(), 60, "rank 0 has built its task")
         self.others = [
             self._threads.submit(join, bench, self.ticket, rank, workers, meeting.address) for rank in range(1, workers)
         ]
