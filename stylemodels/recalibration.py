@@ -6,6 +6,7 @@ Each pools a feature map X (N, C, H, W) to a gate in (0, 1) for every channel an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -19,16 +20,16 @@ from stylemodels.features import at_least_float32
 Kind = Literal["none", "se", "ge", "srm"]
 
 
-class Recalibration(nn.Module):
+class Recalibration(nn.Module, ABC):
     """Y = g(X) * X."""
 
     def __init__(self) -> None:
         super().__init__()
         self.watchers: list[list[Tensor]] = []  # each is told the gates of every pass
 
+    @abstractmethod
     def gates(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C), in (0, 1)."""
-        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
         gates = self.gates(features)

@@ -148,11 +148,7 @@ def delete_job(id: str, caller: Writer, services: Here) -> None:
     The objects follow within the next days.
     """
     with services.db.write() as tx:
-        job = find(tx, caller.tenant, id)
-        if phase_of(job.status) is not Phase.TERMINAL:
-            raise WrongState(f"{id} is {job.status}: cancel it first")
-        if reason := removal.delete_job(tx, job):
-            raise WrongState(f"{id} stays: {reason}")
+        delete_ended(tx, find(tx, caller.tenant, id))
 
 
 def find(tx: Session, tenant: str, job_id: str) -> Job:
@@ -163,15 +159,28 @@ def find(tx: Session, tenant: str, job_id: str) -> Job:
     return job
 
 
+def grant(tx: Session, job: Job, move: Move) -> None:
+    """Make a user's move; what is so already stays. Raises WrongState where it makes no sense."""
+    if queue.move(tx, job.id, move) is None:
+        tx.refresh(job)
+        if job.status not in GRANTED[move]:
+            raise WrongState(f"{job.id} is {job.status}: {move.name.lower()} makes no sense now")
+    tx.refresh(job)
+
+
+def delete_ended(tx: Session, job: Job) -> None:
+    """Raises WrongState for what has not ended, or is needed."""
+    if phase_of(job.status) is not Phase.TERMINAL:
+        raise WrongState(f"{job.id} is {job.status}: cancel it first")
+    if reason := removal.delete_job(tx, job):
+        raise WrongState(f"{job.id} stays: {reason}")
+
+
 def _wish(services: Here, caller: Caller, job_id: str, move: Move) -> JobView:
     """Grant a user's wish; one that is so already changes nothing."""
     with services.db.write() as tx:
         job = find(tx, caller.tenant, job_id)
-        if queue.move(tx, job.id, move) is None:
-            tx.refresh(job)
-            if job.status not in GRANTED[move]:
-                raise WrongState(f"{job.id} is {job.status}: {move.name.lower()} makes no sense now")
-        tx.refresh(job)
+        grant(tx, job, move)
         answer = _view(tx, job, services)
     services.bus.tell(job_id)
     services.bus.wake()
