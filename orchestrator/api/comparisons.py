@@ -12,6 +12,7 @@ from orchestrator import shelf
 from orchestrator.api.auth import Reader, Submitter, Writer
 from orchestrator.api.idempotency import IdempotencyKey, made_before
 from orchestrator.api.job_views import Config, ErrorView, ProgressView
+from orchestrator.api.jobs import delete_ended, grant
 from orchestrator.api.paging import Cursor, Limit, Listing, cut, where
 from orchestrator.api.pins import pinned_dataset, split
 from orchestrator.api.schemas import WRITES, FilePath, Given, Instant, Name, Reference, Text, View, problems
@@ -20,9 +21,9 @@ from orchestrator.api.submission import check_encoder, check_queue
 from orchestrator.catalogue import Catalogue, InvalidConfig
 from orchestrator.ids import new_id
 from orchestrator.objects import blob_key
-from orchestrator.problems import FieldProblem, Invalid, NotFound, WrongState, invalid_field, invalid_fields
-from orchestrator.states import GRANTED, Move, Phase, phase_of
-from orchestrator.store import comparisons, datasets, jobs, queue, removal
+from orchestrator.problems import FieldProblem, Invalid, NotFound, invalid_field, invalid_fields
+from orchestrator.states import Move, Phase, phase_of
+from orchestrator.store import comparisons, datasets, jobs
 from orchestrator.store.comparisons import PREFIX, SHEET, TASK
 from orchestrator.store.datasets import Pin
 from orchestrator.store.jobs import NewJob
@@ -163,11 +164,7 @@ def cancel(id: str, caller: Submitter, services: Here) -> ComparisonView:
     """Stop for good; what is drawn already stays."""
     with services.db.write() as tx:
         job = _find(tx, caller.tenant, id)
-        if queue.move(tx, job.id, Move.CANCEL) is None:
-            tx.refresh(job)
-            if job.status not in GRANTED[Move.CANCEL]:
-                raise WrongState(f"{job.id} is {job.status}: there is nothing to cancel")
-        tx.refresh(job)
+        grant(tx, job, Move.CANCEL)
         answer = view(tx, job, services)
     services.bus.tell(id)
     services.bus.wake()
@@ -178,11 +175,7 @@ def cancel(id: str, caller: Submitter, services: Here) -> ComparisonView:
 def delete_comparison(id: str, caller: Writer, services: Here) -> None:
     """Delete a comparison that has ended, with its pictures."""
     with services.db.write() as tx:
-        job = _find(tx, caller.tenant, id)
-        if phase_of(job.status) is not Phase.TERMINAL:
-            raise WrongState(f"{id} is {job.status}: cancel it first")
-        if reason := removal.delete_job(tx, job):
-            raise WrongState(f"{id} stays: {reason}")
+        delete_ended(tx, _find(tx, caller.tenant, id))
 
 
 def _find(tx: Session, tenant: str, comparison_id: str) -> Job:

@@ -48,3 +48,4 @@ def test_without_sql_nothing_is_told_and_nothing_fails(bench: Bench, postgres_se
         speed.tell(bench.platform, CORE)
     finally:
         postgres_server.start()
+    assert told(bench) is None
