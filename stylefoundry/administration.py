@@ -7,8 +7,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from stylefoundry.reading import read
 from stylefoundry.transport import Transport, segment
-from stylefoundry.types import Key, read
+from stylefoundry.types import Key
 
 
 @dataclass(frozen=True)

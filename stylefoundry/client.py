@@ -24,6 +24,7 @@ from stylefoundry.administration import Administration
 from stylefoundry.comparisons import Comparisons
 from stylefoundry.errors import JobFailed
 from stylefoundry.pipelines import Fanouts, Sweeps, batch
+from stylefoundry.reading import read
 from stylefoundry.transport import Transport, segment
 from stylefoundry.types import (
     Attempt,
@@ -41,7 +42,6 @@ from stylefoundry.types import (
     Sample,
     Series,
     Tenant,
-    read,
 )
 
 PATIENCE_S = 60.0

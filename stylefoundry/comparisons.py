@@ -10,8 +10,9 @@ from typing import Any
 import httpx2
 
 from stylefoundry.errors import Error
+from stylefoundry.reading import read
 from stylefoundry.transport import Transport, segment
-from stylefoundry.types import Comparison, read
+from stylefoundry.types import Comparison
 
 LOOK_S = 1.0
 

@@ -10,8 +10,9 @@ from typing import Any
 import httpx2
 
 from stylefoundry.errors import ApiError, Unreachable
+from stylefoundry.reading import read
 from stylefoundry.transport import TRY_AGAIN, Transport, segment, waits
-from stylefoundry.types import Event, read
+from stylefoundry.types import Event
 
 
 def follow(transport: Transport, job_id: str, after: int, patience_s: float) -> Iterator[Event]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from stylefoundry.reading import read
 from stylefoundry.transport import Transport, segment
-from stylefoundry.types import BatchItem, Fanout, Sweep, read
+from stylefoundry.types import BatchItem, Fanout, Sweep
 
 
 class Fanouts:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import httpx2
 
 from stylefoundry.errors import Rejected, Unreachable
+from stylefoundry.reading import read
 from stylefoundry.transport import Transport, segment, waits
-from stylefoundry.types import Dataset, read
+from stylefoundry.types import Dataset
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 8

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from stylefoundry.client import Client
 from stylefoundry.errors import ApiError, Error
-from stylefoundry.types import to_json
+from stylefoundry.reading import to_json
 
 DataDir = Annotated[
     Path | None,

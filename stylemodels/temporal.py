@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -71,18 +72,25 @@ class TemporalAverage:
         self._held = [state[f"held.{place}"].to(device) for place in range(len(state) - 1)] if state else []
 
     @contextmanager
-    def of_one_video(self) -> Iterator[TemporalAverage]:
-        """While a video is drawn; afterwards the next one starts afresh.
+    def of_one_video(self, frames: Iterator[Tensor], controls: TemporalControls) -> Iterator[Iterator[Tensor]]:
+        """All of `frames`, to be drawn inside; afterwards the next video starts afresh.
 
-        Raises ValueError while another video is: a second pass over the frames of the first would mix with it.
+        Raises ValueError when there is no frame, and, where they share anything, while another video is drawn: a second
+        pass over the frames of the first would mix with it.
         """
+        first = next(frames, None)
+        if first is None:
+            raise ValueError("frames: the video has none")
+        if controls.temporal == "none":
+            yield chain([first], frames)
+            return
         if self._busy:
             raise ValueError(
                 "passes: frames that share statistics (temporal) are drawn in one pass, and one video at a time"
             )
         self._busy = True
         try:
-            yield self
+            yield chain([first], frames)
         finally:
             self._busy = False
             self.restore({})

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from orchestrator.estimate import Estimate, Past, PhaseCost, Speed
 from orchestrator.states import TERMINAL
 from orchestrator.store.database import db_now
-from orchestrator.store.inserts import insert_missing
-from orchestrator.store.queue import upsert
+from orchestrator.store.inserts import insert_missing, upsert
 from orchestrator.store.tables import Cost, Device, Job
 
 CPU = "cpu"

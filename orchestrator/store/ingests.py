@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.store.database import db_now
-from orchestrator.store.queue import upsert
+from orchestrator.store.inserts import upsert
 from orchestrator.store.tables import Blob, DatasetVersion
 
 AT_ONCE = 500  # rows in one statement

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, case, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from orchestrator.states import ACTIVE, MOVES, NEVER_RETRIED, ErrorType, Move, Status, phase_of, sources
 from orchestrator.store import accounts, dependencies, events, removal, webhooks
 from orchestrator.store.database import db_now
 from orchestrator.store.events import NewEvent
+from orchestrator.store.inserts import upsert
 from orchestrator.store.tables import Attempt, Checkpoint, DatasetVersion, Job, Ledger, Metric, ModelVersion, Sample
 
 BACKOFF_S = (0.0, 1.0, 5.0, 30.0, 120.0)  # wait before the claim after the n-th charged failure
@@ -388,14 +388,3 @@ def drop_checkpoints(tx: Session, ticket: Ticket, *, keep: int) -> list[str]:
 
 def _holds(ticket: Ticket) -> Any:
     return and_(Job.id == ticket.job_id, Job.attempt == ticket.attempt, Job.status.in_(ACTIVE))
-
-
-def upsert(tx: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows; what is there under the same primary key is overwritten."""
-    if not rows:
-        return
-    dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
-    keys = [column.name for column in table.__table__.primary_key]
-    statement = dialect.insert(table)
-    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    tx.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), [dict(row) for row in rows])

@@ -16,7 +16,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Train a task of a method on folders of pictures. Checkpoints, previews and at last the model lie in --out."
     )
-    command.epilog = "example: python -m stylemodels train sanet --content photos/ --style paintings/ --set steps=5000"
+    command.epilog = (
+        "example: python -m stylemodels train sanet --content photos/ --style paintings/ --set encoder=small steps=5000"
+    )
     command.add_argument("task", help="METHOD or METHOD/TASK, like metastyle or metastyle/adapt")
     for dataset in datasets():
         command.add_argument(f"--{dataset}", type=Path, metavar="DIR", help=f"folder of the {dataset} pictures")

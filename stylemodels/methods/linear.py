@@ -13,10 +13,8 @@ network that takes the auto-encoder's distortions out of photographs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
@@ -179,14 +177,11 @@ class Transfer(Task):
         self, frames: Iterator[Tensor], styles: Sequence[Style], controls: StylizeControls
     ) -> Iterator[Picture]:
         """Frame by frame; styles are encoded once. Raises ValueError when there is no frame."""
-        first = next(frames, None)
-        if first is None:
-            raise ValueError("frames: the video has none")
         painted = self._painted(styles)
-        with self.temporal.of_one_video() if controls.temporal != "none" else nullcontext(self.temporal) as average:
-            for frame in chain([first], frames):
+        with self.temporal.of_one_video(frames, controls) as all_frames:
+            for frame in all_frames:
                 features = self.encode(frame)
-                own = Side(*average.follow(frame, side(self.transform.cnet, features), controls))
+                own = Side(*self.temporal.follow(frame, side(self.transform.cnet, features), controls))
                 yield self.finished(self.decoder(self._changed(features, own, painted, controls)), frame, controls)
 
     def video_state(self) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ of the paper leaves open how scales are brought to one size, its weights, and th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -271,15 +270,12 @@ class Train(Task):
         self, frames: Iterator[Tensor], styles: Sequence[Style], controls: StylizeControls
     ) -> Iterator[Picture]:
         """Frame by frame; styles are read once. Raises ValueError when there is no frame."""
-        first = next(frames, None)
-        if first is None:
-            raise ValueError("frames: the video has none")
         mode = self.mode(controls)
         of_styles = self._of_styles(styles, mode)
-        with self.temporal.of_one_video() if controls.temporal != "none" else nullcontext(self.temporal) as average:
-            for frame in chain([first], frames):
+        with self.temporal.of_one_video(frames, controls) as all_frames:
+            for frame in all_frames:
                 own = self.encode(frame)
-                numbers = average.follow(frame, [*chain(*self.statistics(own, mode))], controls)
+                numbers = self.temporal.follow(frame, [*chain(*self.statistics(own, mode))], controls)
                 statistics = [Statistics(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
                 painted = self.painted(statistics, styles, of_styles)
                 yield Picture(self.decoder(self.changed(own, painted, controls)))

@@ -103,6 +103,11 @@ def test_a_section_has_every_equation_and_question_of_its_paper_in_their_order(s
 
 
 @pytest.mark.parametrize("section", SLIDES)
+def test_a_section_names_the_paper_that_its_method_names(section: str):
+    assert method_of(section).paper in sections()[section].partition("\n")[0]
+
+
+@pytest.mark.parametrize("section", SLIDES)
 def test_an_equation_has_a_function_and_a_test_and_a_question_shows_its_answer(section: str):
     for number, shown, text in entries(section):
         assert TEST.search(text), number

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stylefoundry.errors import ApiError, Error
-from stylefoundry.types import Job, read, to_json
+from stylefoundry.reading import read, to_json
+from stylefoundry.types import Job
 
 JOB: dict[str, Any] = {
     "id": "job_1",

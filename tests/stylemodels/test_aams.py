@@ -170,6 +170,16 @@ def test_attention_gates_normalised_features_which_get_their_statistics_back():
     assert_close(bottleneck(task, batch), f * (1 + task.attention(f)) * std + mean)
 
 
+def test_the_attention_term_is_of_what_gates_the_features():
+    """L_att is of A itself, of normalised features; summed over channels, a mean over positions and photos."""
+    task = aams(att_weight=5.0).requires_grad_(False)
+    photo = fixed_batch(task)["content"]
+    own = task.encoded(photo)[DEEPEST]
+    mean, std = mean_std(own, eps=1e-7)
+    expected = 5 * task.attention((own - mean) / std).abs().sum(1).mean()
+    assert_close(task({"content": photo})["attention_loss"], expected)
+
+
 # --- 5: the losses ---------------------------------------------------------------------------------------------------
 
 
