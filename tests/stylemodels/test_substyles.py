@@ -213,14 +213,17 @@ def test_a_number_beyond_the_clusters_is_refused(asked: Any, name: str):
         sub_styles([rows(features(8, 5, 4))], Grouping(), **asked)
 
 
-def test_masks_shut_out_the_sub_styles_of_other_pictures():
-    content, pools = features(8, 8, 12), [rows(features(8, 10, 11, seed=n)) for n in (1, 2)]
-    left = torch.zeros(1, 1, 8, 12)
-    left[..., :5] = 1
-    s = Grouping(smooth_lambda=0.5)
+@pytest.mark.parametrize("neighbourhood", ["grid4", "chain"])
+def test_masks_shut_out_the_sub_styles_of_other_pictures(neighbourhood: Any):
+    """Stripes of the first and the third, whose labels are the farthest apart on a chain."""
+    content, pools = features(8, 8, 12), [rows(features(8, 10, 11, seed=n)) for n in (1, 2, 3)]
+    stripes = torch.zeros(1, 1, 8, 12)
+    stripes[..., ::3] = 1
+    s = Grouping(n_clusters=8, smooth_lambda=0.5, neighbourhood=neighbourhood)
     subs = sub_styles(pools, s)
-    owner = torch.tensor([sub.style for sub in subs])[recombined(content, subs, [left, 1 - left], s).labels]
-    assert torch.equal(owner, 1 - left[0, 0].long())
+    found = recombined(content, subs, [stripes, torch.zeros_like(stripes), 1 - stripes], s)
+    owner = torch.tensor([sub.style for sub in subs])[found.labels]
+    assert torch.equal(owner, 2 - 2 * stripes[0, 0].long())
 
 
 # --- 11: degenerate inputs --------------------------------------------------------------------------------------------
