@@ -95,6 +95,16 @@ def test_labels_are_those_of_the_graph_cut_on_the_grid():
     assert alone.energies == (cut.energies[0],)
 
 
+def test_cycles_of_the_cut_and_rounds_of_the_clustering_can_be_limited():
+    costs = torch.rand(5, 20, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole, once = (matched(costs, Grouping(smooth_lambda=0.3, max_cycles=most)) for most in (0, 1))
+    assert len(whole.energies) > 2
+    assert once.energies == whole.energies[:2]
+    style = features(6, 20, 30)
+    hurried, settled = (torch.stack([sub.centre for sub in given(style, kmeans_iters=most)]) for most in (1, 50))
+    assert not torch.allclose(hurried, settled, atol=1e-3)
+
+
 # --- 4: whitening ----------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +257,14 @@ def test_check_11_a_group_of_one_position_moves_by_the_means():
     subs = given(features(6, 5, 4, seed=1))
     found = recombined(content, subs, (), Grouping())
     assert_close(found.features[0, :, 0, 0], subs[int(found.labels)].moments.mean[0])
+
+
+def test_check_11_what_rounding_leaves_of_a_flat_area_is_not_taken_for_texture():
+    """Check 11: below the absolute floor under the eigenvalues, however they compare to the largest."""
+    style, noise = features(6, 5, 4, seed=1), 1e-6 * features(6, 3, 4)
+    flat = torch.full_like(noise, 0.3)
+    s = {"n_clusters": 1}
+    assert_close(drawn(flat + noise, style, **s).features, drawn(flat, style, **s).features, rtol=0, atol=1e-4)
 
 
 def test_small_groups_take_adain():
