@@ -185,6 +185,13 @@ def test_a_warmup_learns_to_undo_the_encoder_and_needs_no_styles():
     assert [phase.name for phase in small_run("mst/train", warmup_recon_iters=0).phases] == ["train"]
 
 
+def test_the_rate_decays_as_published():
+    task = mst(lr_decay=5e-5)
+    for step, share in ((0, 1.0), (20_000, 0.5), (160_000, 1 / 9)):
+        task.step = step
+        assert task.lr_scale("decoder") == pytest.approx(share, rel=1e-12)
+
+
 def test_every_step_says_what_the_cut_gained():
     terms = advance(small_run("mst/train", warmup_recon_iters=0), 1)[0]
     assert list(terms) == ["content_loss", "style_loss", "energy_before", "energy_after"]
@@ -369,7 +376,6 @@ def test_the_distance_that_is_shown_is_without_what_masks_add_to_it(task: Train)
     halves = [Style(STYLE, mask=torch.full((1, 1, 64, 64), 0.5)) for _ in range(2)]
     shown = [drawn(task, *styles, smooth_lambda=0.0).maps["distance"] for styles in (halves, [Style(STYLE)])]
     assert_close(*shown)
-
 
 
 def test_the_sub_styles_of_a_video_are_found_once(task: Train, monkeypatch: pytest.MonkeyPatch):
