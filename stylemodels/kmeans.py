@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from stylemodels.features import at_least_float32
 
 PIECE = 1 << 16  # points whose distances are held at once
-TOLERANCE = 1e-4  # centres that move by less than this share of the points' variance have arrived
+TOLERANCE = 1e-4  # centres that move by less than this share of a channel's variance have arrived, as in scikit-learn
 
 
 class Clusters(NamedTuple):
@@ -51,7 +51,7 @@ def kmeans(
 def lloyd(points: Tensor, count: int, iterations: int, random: torch.Generator) -> Clusters:
     """Centres that no longer move, from one start."""
     centres = seeds(points, count, random)
-    arrived = TOLERANCE * float(points.var(0, correction=0).sum())
+    arrived = TOLERANCE * float(points.var(0, correction=0).mean())
     for _ in range(iterations):
         moved = means(points, *nearest(points, centres), centres)
         step, centres = float((moved - centres).square().sum()), moved

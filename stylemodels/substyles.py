@@ -116,10 +116,12 @@ def distances(features: Tensor, subs: Sequence[SubStyle]) -> Tensor:
 def forbidden(subs: Sequence[SubStyle], shares: Sequence[Tensor], s: Grouping) -> Tensor:
     """What a position pays for the sub-styles of a style that its mask does not give it: (K, h, w), float64, CPU.
 
-    shares: each style's, (1, 1, h, w), of sum 1. More than data term and four neighbours can be worth together.
+    shares: each style's, (1, 1, h, w), of sum 1. More than data term and neighbours can be worth together: a chain has
+    two, whose labels may be far apart in number.
     """
     absent = torch.stack([1 - shares[sub.style][0, 0] for sub in subs])
-    return 2 * (1 + 4 * s.smooth_lambda) * absent.cpu().double()
+    neighbours = 4 if s.neighbourhood == "grid4" else 2 * (len(subs) - 1)
+    return 2 * (1 + neighbours * s.smooth_lambda) * absent.cpu().double()
 
 
 def costs_of(features: Tensor, subs: Sequence[SubStyle], shares: Sequence[Tensor], s: Grouping) -> Tensor:

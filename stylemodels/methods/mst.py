@@ -44,6 +44,7 @@ from stylemodels.substyles import (
     coloured,
     costs_of,
     count_groups,
+    distances,
     mapped,
     maps_of,
     matched,
@@ -207,7 +208,8 @@ class Train(Task):
         """`content` (1, 3, H, W), each part in one of the sub-styles of `styles`, which are of any size from 16 px.
 
         Maps, each as large as the features: `labels`, a colour for each sub-style; `nearest`, the same without the cut;
-        `distance`, the cosine distance of every position to its sub-style.
+        `distance`, the cosine distance of every position to its sub-style. Series: `sizes`, the share of the positions
+        that each sub-style has, by number; `energies`, of `nearest` and after each cycle of the cut.
         """
         return self._drawn(content, self.sub_styles_of(styles, controls), styles, controls)
 
@@ -222,11 +224,14 @@ class Train(Task):
     def _drawn(self, content: Tensor, subs: Sequence[SubStyle], styles: Sequence[Style], s: Grouping) -> Picture:
         features = self.encode(content)
         found = recombined(features, subs, shares_of(styles, features), s)
-        costs = found.costs.to(features)
+        to_each = distances(features, subs).to(features)
+        sizes = found.labels.flatten().bincount(minlength=len(subs)).cpu()
         maps = {
             "labels": coloured(found.labels, len(subs)),
-            "nearest": coloured(costs.argmin(0), len(subs)),
-            "distance": costs.gather(0, found.labels[None])[None].clamp(0, 1),
+            "nearest": coloured(found.costs.argmin(0).to(features.device), len(subs)),
+            "distance": to_each.gather(0, found.labels[None])[None].clamp(0, 1),
+            "sizes": sizes / found.labels.numel(),
+            "energies": torch.tensor(found.energies),
         }
         return Picture(self.decoder(found.features), maps)
 

@@ -52,9 +52,7 @@ class TrainConfig(Common):
     """Settings of `total/train`; of the defaults, the ones that no readable source of the paper fixes are ours."""
 
     steps: int = setting(80_000, "training steps of the phase train", ge=1, le=1_000_000)
-    autoencoder_warmup: int = setting(
-        0, "steps before that in which the decoder learns to give photos back, untransformed", ge=0, le=1_000_000
-    )
+    autoencoder_warmup: int = setting(0, "steps before it, in which photos are given back", ge=0, le=1_000_000)
     taps: tuple[Tap, ...] = setting(TAPS[:3], "scales, fine to coarse; relu4_3 as a fourth is optional")
     transform: Mode = setting("inter", "intra: each scale takes its own statistics; inter: all of them jointly")
     style_loss: Literal["intra", "inter", "both"] = setting("inter", "equation 5, equation 6, or a mixture of both")
@@ -71,8 +69,8 @@ class TrainConfig(Common):
     )
     tv_weight: float = setting(0.0, "weight of the total variation", ge=0)
     load_size: int = setting(256, "shorter side before the crop, pixels; 0 keeps the picture", ge=0)
-    content_size: int = setting(240, "side of the content crop, pixels", ge=32, le=1024, multiple_of=8)
-    style_size: int = setting(240, "side of the style crop, pixels", ge=32, le=1024, multiple_of=8)
+    content_size: int = setting(240, "side of the content crop, pixels", ge=32, le=1024, multiple_of=4)
+    style_size: int = setting(240, "side of the style crop, pixels", ge=32, le=1024, multiple_of=4)
     batch_size: int = setting(4, "content-style pairs per step, over all workers", ge=1, le=64)
     lr: float = setting(1e-4, "Adam's learning rate", gt=0)
     encoder: EncoderName = setting("vgg16", "the fixed encoder, which also measures the loss")
@@ -143,6 +141,8 @@ class Train(Task):
         super().__init__()
         if config.taps not in (TAPS[:3], TAPS):
             raise ValueError(f"taps: {list(config.taps)} were given, allowed are {list(TAPS[:3])} and {list(TAPS)}")
+        if config.taps == TAPS and config.content_size % 8:
+            raise ValueError(f"content_size: {config.content_size} was given, with relu4_3 it must be a multiple of 8")
         self.config, self.encoder = config, given.encoder
         self.taps = [stand_in(self.encoder.name, tap, "style") for tap in config.taps]
         self.widths = [self.encoder.channels[tap] for tap in self.taps]

@@ -70,6 +70,15 @@ def test_everyone_is_with_the_nearest_centre_and_centres_are_means():
     assert np.abs(clusters.centres.numpy() - expected).max() < 0.02
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_centres_of_many_channels_go_on_until_they_have_arrived(seed: int):
+    """Within the share of a channel's variance at which the published code stops, not of all channels together."""
+    points = noise(3000, channels=128, seed=seed)
+    found = kmeans(points, 4, iterations=1000)
+    means = torch.stack([points[found.labels == k].mean(0) for k in range(4)])
+    assert (found.centres - means).square().sum() < 1e-3 * points.var(0).mean()
+
+
 def test_of_several_starts_the_best_counts():
     points = noise(200, seed=3)
     assert kmeans(points, 8, inits=10).inertia < kmeans(points, 8, inits=1).inertia

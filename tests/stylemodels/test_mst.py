@@ -185,6 +185,13 @@ def test_a_warmup_learns_to_undo_the_encoder_and_needs_no_styles():
     assert [phase.name for phase in small_run("mst/train", warmup_recon_iters=0).phases] == ["train"]
 
 
+def test_the_rate_decays_as_published():
+    task = mst(lr_decay=5e-5)
+    for step, share in ((0, 1.0), (20_000, 0.5), (160_000, 1 / 9)):
+        task.step = step
+        assert task.lr_scale("decoder") == pytest.approx(share, rel=1e-12)
+
+
 def test_every_step_says_what_the_cut_gained():
     terms = advance(small_run("mst/train", warmup_recon_iters=0), 1)[0]
     assert list(terms) == ["content_loss", "style_loss", "energy_before", "energy_after"]
@@ -254,6 +261,8 @@ def test_a_picture_is_the_decoded_features_of_its_groups(task: Train):
     assert torch.equal((colours[:, None] == colours).all(-1), same_label)
     chosen = found.costs.gather(0, found.labels[None])[0]
     assert_close(picture.maps["distance"][0, 0], chosen.float(), rtol=1e-4, atol=1e-4)
+    assert_close(picture.maps["sizes"], torch.tensor([(found.labels == k).float().mean() for k in range(4)]))
+    assert_close(picture.maps["energies"], torch.tensor(found.energies))
 
 
 def test_maps_show_the_labels_with_and_without_the_cut(task: Train):
@@ -261,7 +270,7 @@ def test_maps_show_the_labels_with_and_without_the_cut(task: Train):
     assert picture.maps["labels"].shape == picture.maps["nearest"].shape == (1, 3, 8, 8)
     assert len(picture.maps["labels"].flatten(2).unique(dim=2)[0, 0]) == 1
     assert len(picture.maps["nearest"].flatten(2).unique(dim=2)[0, 0]) > 1
-    assert all(0 <= value.min() <= value.max() <= 1 for value in picture.maps.values())
+    assert all(0 <= value.min() <= value.max() <= 1 for value in picture.maps.values() if value.ndim == 4)
     free = drawn(task, smooth_lambda=0.0).maps
     assert torch.equal(free["labels"], free["nearest"])
 
@@ -277,6 +286,13 @@ def test_maps_show_the_labels_with_and_without_the_cut(task: Train):
         {"transform": "adain"},
         {"kmeans_metric": "spherical"},
         {"matcher": "argmin"},
+        {"neighbourhood": "chain"},
+        {"min_cluster_size": 1000},
+        {"kmeans_inits": 10},
+        {"kmeans_max_samples": 16},
+        {"kmeans_seed": 1},
+        {"eig_rel_eps": 0.1},
+        {"eig_dtype": "float32"},
         {"strength": 0.5},
     ],
     ids=str,
@@ -354,6 +370,12 @@ def test_masks_share_the_content_out_to_styles(task: Train):
     for part, style in ((expected[..., :4], first), (expected[..., 4:], second)):
         part.copy_(recombined(part.clone(), sub_styles([rows(task.encode(style))], s), (), s).features)
     assert_close(picture.image, task.decoder(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_the_distance_that_is_shown_is_without_what_masks_add_to_it(task: Train):
+    halves = [Style(STYLE, mask=torch.full((1, 1, 64, 64), 0.5)) for _ in range(2)]
+    shown = [drawn(task, *styles, smooth_lambda=0.0).maps["distance"] for styles in (halves, [Style(STYLE)])]
+    assert_close(*shown)
 
 
 def test_the_sub_styles_of_a_video_are_found_once(task: Train, monkeypatch: pytest.MonkeyPatch):

@@ -95,6 +95,16 @@ def test_labels_are_those_of_the_graph_cut_on_the_grid():
     assert alone.energies == (cut.energies[0],)
 
 
+def test_cycles_of_the_cut_and_rounds_of_the_clustering_can_be_limited():
+    costs = torch.rand(5, 20, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole, once = (matched(costs, Grouping(smooth_lambda=0.3, max_cycles=most)) for most in (0, 1))
+    assert len(whole.energies) > 2
+    assert once.energies == whole.energies[:2]
+    style = features(6, 20, 30)
+    hurried, settled = (torch.stack([sub.centre for sub in given(style, kmeans_iters=most)]) for most in (1, 50))
+    assert not torch.allclose(hurried, settled, atol=1e-3)
+
+
 # --- 4: whitening ----------------------------------------------------------------------------------------------------
 
 
@@ -213,14 +223,17 @@ def test_a_number_beyond_the_clusters_is_refused(asked: Any, name: str):
         sub_styles([rows(features(8, 5, 4))], Grouping(), **asked)
 
 
-def test_masks_shut_out_the_sub_styles_of_other_pictures():
-    content, pools = features(8, 8, 12), [rows(features(8, 10, 11, seed=n)) for n in (1, 2)]
-    left = torch.zeros(1, 1, 8, 12)
-    left[..., :5] = 1
-    s = Grouping(smooth_lambda=0.5)
+@pytest.mark.parametrize("neighbourhood", ["grid4", "chain"])
+def test_masks_shut_out_the_sub_styles_of_other_pictures(neighbourhood: Any):
+    """Stripes of the first and the third, whose labels are the farthest apart on a chain."""
+    content, pools = features(8, 8, 12), [rows(features(8, 10, 11, seed=n)) for n in (1, 2, 3)]
+    stripes = torch.zeros(1, 1, 8, 12)
+    stripes[..., ::3] = 1
+    s = Grouping(n_clusters=8, smooth_lambda=0.5, neighbourhood=neighbourhood)
     subs = sub_styles(pools, s)
-    owner = torch.tensor([sub.style for sub in subs])[recombined(content, subs, [left, 1 - left], s).labels]
-    assert torch.equal(owner, 1 - left[0, 0].long())
+    found = recombined(content, subs, [stripes, torch.zeros_like(stripes), 1 - stripes], s)
+    owner = torch.tensor([sub.style for sub in subs])[found.labels]
+    assert torch.equal(owner, 2 - 2 * stripes[0, 0].long())
 
 
 # --- 11: degenerate inputs --------------------------------------------------------------------------------------------
@@ -244,6 +257,14 @@ def test_check_11_a_group_of_one_position_moves_by_the_means():
     subs = given(features(6, 5, 4, seed=1))
     found = recombined(content, subs, (), Grouping())
     assert_close(found.features[0, :, 0, 0], subs[int(found.labels)].moments.mean[0])
+
+
+def test_check_11_what_rounding_leaves_of_a_flat_area_is_not_taken_for_texture():
+    """Check 11: below the absolute floor under the eigenvalues, however they compare to the largest."""
+    style, noise = features(6, 5, 4, seed=1), 1e-6 * features(6, 3, 4)
+    flat = torch.full_like(noise, 0.3)
+    s = {"n_clusters": 1}
+    assert_close(drawn(flat + noise, style, **s).features, drawn(flat, style, **s).features, rtol=0, atol=1e-4)
 
 
 def test_small_groups_take_adain():

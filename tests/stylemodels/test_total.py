@@ -273,6 +273,12 @@ def test_dropped_skips_are_their_means_and_each_worker_drops_what_one_alone_woul
             assert torch.equal(part, whole[half])
 
 
+def test_the_floor_under_the_eigenvalues_is_the_one_that_was_asked_for():
+    task = total(whiten_eps=0.05)
+    own, painted = (task.statistics(task.encode(picture), "inter") for picture in (photos(1, 32), paintings(1, 32)))
+    assert_close(task.maps(own, painted)[0].matrix, sst(own[0], painted[0], 0.05).matrix)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -294,6 +300,13 @@ def test_every_setting_trains(settings: dict[str, object]):
 def test_check_12_taps_of_other_strides_are_refused(taps: list[str]):
     with pytest.raises(ValueError, match=r"taps: .* were given, allowed are"):
         total(taps=taps)
+
+
+def test_a_crop_is_cut_in_whole_cells_of_the_coarsest_scale():
+    run = small_run("total/train", content_size=36, style_size=44, autoencoder_warmup=1)
+    assert all(value > 0 for terms in advance(run, 2) for value in terms.values())
+    with pytest.raises(ValueError, match="content_size: 36 was given, with relu4_3 it must be a multiple of 8"):
+        total(content_size=36, taps=["relu1_2", "relu2_2", "relu3_3", "relu4_3"])
 
 
 def test_check_12_a_batch_whose_sides_differ_in_number_is_refused():
