@@ -28,7 +28,7 @@ def solver(**settings: object) -> Train:
 
 
 def lively(task: Train) -> Train:
-    """With random numbers where a fresh network has zeros, and kappa of the order of features."""
+    """With random numbers where a fresh network has zeros."""
     torch.manual_seed(1)
     for parameter in task.solver.parameters():
         if parameter.count_nonzero() == 0:

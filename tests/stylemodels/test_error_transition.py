@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
 from torch.testing import assert_close
 
 from stylemodels.attention import attention_map
@@ -111,6 +112,91 @@ def test_a_level_gives_a_residual_of_its_own_size_from_the_errors_of_all_scales_
         assert not torch.equal(level(features, without), residual), f"scale {place} matters"
 
 
+class Written:
+    """A level as published, from nothing but its weights by name."""
+
+    def __init__(self, level: ErrorTransition) -> None:
+        self.weights = dict(level.named_parameters())
+
+    def conv(self, name: str, x: Tensor) -> Tensor:
+        weight = self.weights[f"{name}.weight"]
+        padded = pad(x, (weight.shape[-1] // 2,) * 4, mode="reflect")
+        return conv2d(padded, weight, self.weights.get(f"{name}.bias"))
+
+    def bottleneck(self, name: str, x: Tensor) -> Tensor:
+        inner = lrelu(self.conv(f"{name}.conv", lrelu(self.conv(f"{name}.reduce", x))))
+        shortcut = self.conv(f"{name}.shortcut", x) if f"{name}.shortcut.weight" in self.weights else x
+        return self.conv(f"{name}.expand", inner) + shortcut
+
+    def residual(self, name: str, x: Tensor) -> Tensor:
+        return self.conv(f"{name}.conv2", lrelu(self.conv(f"{name}.conv1", x))) + x
+
+    def doubled(self, name: str, x: Tensor) -> Tensor:
+        """RS, u, RS of a decoder."""
+        x = self.residual(f"{name}.1", x).repeat_interleave(2, -1).repeat_interleave(2, -2)
+        return self.residual(f"{name}.3", x)
+
+    def fused(self, name: str, x: Tensor, error: Tensor) -> Tensor:
+        rows = self.bottleneck(f"{name}.bottleneck", x)
+        product = torch.einsum("ncyx,cd,nde->neyx", rows, self.weights[f"{name}.weight"], error)
+        return lrelu(self.bottleneck(f"{name}.bottleneck", product))
+
+    def step(self, name: str, x: Tensor, error: Tensor) -> Tensor:
+        x = lrelu(self.bottleneck(f"{name}.decode.0", self.fused(f"{name}.fuse", x, error)))
+        return lrelu(self.bottleneck(f"{name}.decode.5", lrelu(self.doubled(f"{name}.decode", x))))
+
+    def attended(self, name: str, source: Tensor, target: Tensor) -> Tensor:
+        f, g, h = (self.conv(f"{name}.{n}", x).flatten(2) for n, x in (("f", source), ("g", target), ("h", target)))
+        found = h @ (f.mT @ g).softmax(2).mT
+        return self.conv(f"{name}.out", found.unflatten(2, source.shape[2:])) + target
+
+    def diffused(self, errors: Tensor, features: Tensor) -> Tensor:
+        e, t = self.bottleneck("diffuse.of_errors", errors), self.bottleneck("diffuse.of_features", features)
+        both = self.attended("diffuse.to_features", e, t) + self.attended("diffuse.to_errors", t, e)
+        return lrelu(self.bottleneck("diffuse.merge", lrelu(both)))
+
+    def decode4(self, x: Tensor) -> Tensor:
+        return self.doubled("decode4", lrelu(self.bottleneck("decode4.0", x)))
+
+    def decode3(self, x: Tensor) -> Tensor:
+        return self.doubled("decode3", lrelu(self.conv("decode3.0.0", x)))
+
+    def decode2(self, x: Tensor) -> Tensor:
+        doubled = self.doubled("decode2", lrelu(self.conv("decode2.0.0", x)))
+        return lrelu(self.conv("decode2.5.0", lrelu(doubled)))
+
+    def decode1(self, x: Tensor) -> Tensor:
+        x = lrelu(self.residual("decode1.2", lrelu(self.residual("decode1.0", x))))
+        return self.conv("decode1.5", lrelu(self.conv("decode1.4.0", x)))
+
+
+def lrelu(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.1 * x)
+
+
+def test_a_level_with_two_coarser_scales_is_what_is_published():
+    level = network(2).double()
+    for parameter in level.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    features, errors = signals(3, 64)
+    f1, f2, f3, f4 = (features[tap].double() for tap in TAPS)
+    c3, c2, c1 = (scale.content.double() for scale in errors)
+    s3, s2, (d1, d2, d3, d4) = ([scale.style[tap].double() / 10 for tap in TAPS] for scale in errors)
+    w = Written(level)
+    e = w.step("steps.0", c3, s3[3]) + c2
+    e = w.step("steps.1", e, s2[3]) + c1
+    e4 = w.fused("fuse4", e, d4)
+    e3 = w.fused("fuse3", w.decode4(e4), d3)
+    e2 = w.fused("fuse2", w.decode3(e3), d2)
+    e1 = w.fused("fuse1", w.decode2(e2), d1)
+    h = lrelu(w.decode4(w.diffused(e4, f4)) + f3 + e3)
+    h = lrelu(w.decode3(h) + f2 + e2)
+    h = lrelu(w.decode2(h) + f1 + e1)
+    scales = zip((c3, c2, c1), (s3, s2, (d1, d2, d3, d4)), strict=True)
+    given = [Errors(content, dict(zip(TAPS, style, strict=True))) for content, style in scales]
+    assert_close(level(dict(zip(TAPS, (f1, f2, f3, f4), strict=True)), given), w.decode1(h))
+
+
 def test_samples_of_a_batch_do_not_mix():
     level = network(1).double()
     features, errors = signals(2, count=2)
@@ -148,6 +234,9 @@ def test_a_level_starts_with_the_published_weights_and_almost_no_residual():
             assert module.bias is None or not module.bias.any()
         elif isinstance(module, Fusion):
             assert 0 <= module.weight.min() <= module.weight.max() <= 0.001
+    widest, fusion = level.decode4[1].conv1.weight, level.fuse4.weight
+    assert_close(widest.std().item(), 0.8796e-3, rtol=0.05, atol=0)  # of a normal number within two deviations
+    assert_close(fusion.mean().item(), 0.5e-3, rtol=0.05, atol=0)
 
 
 def test_numbers_that_are_cut_off_at_two_deviations_keep_the_distribution_in_between():

@@ -107,6 +107,15 @@ def test_check_7_the_gradient_reaches_all_of_the_level_in_training_and_nothing_e
 # --- 8 ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("level", [2, 1])
+def test_a_level_is_trained_on_what_the_levels_before_it_draw(level: int):
+    task = in_phase(etnet(levels=[3, 2, 1], content_size=64, style_size=64), level)
+    batch = fixed_batch(task)
+    targets, passed = task.passed(batch["content"], [Style(batch["style"])], task.Controls(), task.begun())
+    assert list(passed) == list(range(3, level - 1, -1))
+    assert_close(dict(task(batch)), task.loss_terms(level, passed[level].image, targets), rtol=1e-4, atol=0)
+
+
 def gram_of(features: Tensor) -> np.ndarray:
     values = features.detach().double().numpy()
     gram: np.ndarray = np.einsum("nchw,ndhw->ncd", values, values) / (values.shape[2] * values.shape[3])

@@ -15,8 +15,9 @@ from stylemodels.matting import MattingLaplacian
 from stylemodels.method import Regions, Style
 from stylemodels.methods import find_task
 from stylemodels.methods.solver import StylizeControls
+from stylemodels.style_filters import mean_gram
 from stylemodels.stylize import Model
-from tests.stylemodels.solver_models import drawing, drawn, trained
+from tests.stylemodels.solver_models import drawing, drawn, lively, solver, trained
 from tests.stylemodels.toy import batch_of, paintings, photos
 
 CONTENT = photos(1, 48)
@@ -166,9 +167,15 @@ def test_a_video_that_was_broken_off_goes_on_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip([*first, *video(frames[2:], **told)], whole, strict=True))
 
 
-def test_the_onnx_form_of_a_network_that_does_something_draws_what_the_model_draws():
-    form = drawing().onnx_form()
-    assert_close(form(CONTENT, FIRST), drawn(drawing(), CONTENT, Style(FIRST)), rtol=0, atol=1e-5)
+def test_styles_are_read_over_kappa_in_the_onnx_form_too():
+    task = lively(solver(filter_norm="none"))
+    task.kappa.rms.copy_(torch.tensor([0.5, 1.5, 2.0, 4.0]))
+    filters, features = task.filters([Style(FIRST)], CONTENT, controls()), task.encoder(FIRST, task.style_taps)
+    for (whole,), values, kappa in zip(filters, features.values(), task.kappa.rms, strict=True):
+        assert_close(whole.gram, mean_gram(values) / kappa**2)
+    image = drawn(task, CONTENT, Style(FIRST))
+    assert not torch.equal(image, CONTENT)
+    assert_close(task.onnx_form()(CONTENT, FIRST), image, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

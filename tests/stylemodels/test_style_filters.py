@@ -49,9 +49,10 @@ def test_check_1_the_filtered_features_propagate_to_the_exact_gradient_of_the_st
     """
     images = photos(1, 16).double().requires_grad_()
     pictures = paintings(2, 24).double()[: 2 if masked else 1]
-    left = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
-    left[..., :8] = 1
-    masks = [left, 1 - left] if masked else [torch.ones_like(left)]
+    # Masks whose squares sum to 1, in cells of the coarsest tap: there M^2 is the share itself.
+    angles = torch.linspace(0, 1.5, 16, dtype=torch.float64).view(1, 1, 4, 4)
+    angles = angles.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    masks = [angles.cos(), angles.sin()] if masked else [torch.ones_like(angles)]
     styles = [
         Style(picture[None], mask=mask if masked else None) for picture, mask in zip(pictures, masks, strict=True)
     ]
@@ -132,6 +133,18 @@ def test_masks_are_softened_and_still_sum_to_one(feather: int):
             expected[..., y, x] = mask[..., rows, columns].mean()
     assert_close(softened(mask, feather), expected)
     assert_close(softened(mask, feather) + softened(1 - mask, feather), torch.ones_like(mask))
+
+
+@pytest.mark.parametrize("by", ["mask", "region"])
+def test_a_border_between_two_filters_is_soft(encoder: Encoder, by: str):
+    labels = columns(0, 1, size=32)
+    left, image = (labels == 0).double(), paintings(1, 32).double()
+    given = {"mask": [{"mask": left}, {"mask": 1 - left}], "region": [{"regions": Regions(labels, labels)}]}[by]
+    painted = [read(Style(image, **place), encoder(image, TAPS), "sqrt") for place in given]
+    weights = [weight for _, weight in filters_at(painted, "relu2_1", (16, 16), feather=3)]
+    expected = squared_shares([softened(left, 3), softened(1 - left, 3)], (16, 16))
+    assert_close([torch.as_tensor(weight).double() for weight in weights[:2]], expected, rtol=1e-5, atol=1e-6)
+    assert 0.1 < expected[0][0, 0, 0, 8] < 0.5
 
 
 def columns(*labels: int, size: int) -> Tensor:

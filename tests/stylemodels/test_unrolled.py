@@ -82,6 +82,15 @@ def test_check_6_a_step_has_the_parameters_of_the_reproduction(b_mode: BMode, co
     assert sum(parameter.numel() for parameter in made.parameters()) == count
 
 
+def test_filters_start_at_random_with_a_variance_of_one_over_d_root_c():
+    torch.manual_seed(0)
+    made = GradientStep((64, 128), (32, 64), "adjoint")
+    for c, d, g, h in zip((64, 128), (32, 64), made.g, made.h, strict=True):
+        for matrix in (g, h):
+            assert_close(matrix.std().item(), (d * c**0.5) ** -0.5, rtol=0.1, atol=0)
+        assert not torch.equal(g, h)
+
+
 def test_the_adjoint_form_is_back_propagation_through_convolutions_behind_f_s_gates(step: GradientStep):
     """A network of f's gates and up-sampled convolutions, written as a sum over the taps: equation 10."""
     levels, z = step.f(CONTENT), [torch.randn_like(level) for level in step.f(CONTENT)]
