@@ -433,6 +433,30 @@ def test_classes_are_told_from_the_command_line(tmp_path: Path, capsys: pytest.C
     assert line.endswith(f"photo.png: {first} {table[first]:.3f}, {second} {table[second]:.3f}")
 
 
+def test_labelled_folders_are_scored_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    method, task_name = find_task("srm/classify")
+    folders = ("art__cup", "art__dog", "real__cup", "real__dog")
+    write_model(tmp_path / "model", classifier(folders, domain_level=True), method, task_name)
+    model = load_model(tmp_path / "model")
+    held_out = {"dog": photos(3, 40), "real__cup": photos(2, 40, seed=1)}
+    for name, pictures in held_out.items():
+        write_pictures(tmp_path / "photos" / name, pictures)
+    call = ["classify", str(tmp_path / "model"), "--content", str(tmp_path / "photos")]
+    assert main([*call, "--labelled", "--json", str(tmp_path / "scores.json")]) == 0
+    written = json.loads((tmp_path / "scores.json").read_text())
+    told = {name: [next(iter(model.class_table(p[None]))) for p in pictures] for name, pictures in held_out.items()}
+    rows = [[told[name].count(found) for found in ("cup", "dog")] for name in ("real__cup", "dog")]
+    assert written["confusion"] == rows
+    assert written["class_names"] == ["cup", "dog"]
+    assert written["class_accuracy"] == pytest.approx({"cup": rows[0][0] / 2, "dog": rows[1][1] / 3})
+    assert written["accuracy"] == (rows[0][0] + rows[1][1]) / 5
+    assert len(written["pictures"]) == 5
+    assert f"accuracy {written['accuracy']:.4f} of 5 pictures" in capsys.readouterr().out
+    (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / "hen")
+    assert main([*call, "--labelled"]) == 1, "check 12: other classes than the model's"
+    assert "hen/0.png: its folder is called like none of the model's classes: cup, dog" in capsys.readouterr().err
+
+
 def test_a_folder_of_classes_becomes_a_classifier(tmp_path: Path):
     for label, name in enumerate(CLASSES):
         batch = textures(40, 16, seed=label)
