@@ -11,6 +11,7 @@ from typing import Any
 from stylemodels.commands.arguments import add_machine, model_folder, weights
 from stylemodels.commands.folders import pictures_under
 from stylemodels.images import load_picture
+from stylemodels.methods.srm import DOMAIN_MARK
 from stylemodels.stylize import load_model
 
 Table = Mapping[str, float]  # class -> probability, the likeliest first
@@ -52,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def true_class(path: Path, names: Sequence[str]) -> str:
-    """What the first folder of a path says: CLASS or, for a model that knows domains, DOMAIN__CLASS.
+    """What the first folder of a path says: CLASS or DOMAIN__CLASS.
 
     Raises ValueError where that is none of the model's classes.
     """
     folder = path.parts[0] if len(path.parts) > 1 else ""
-    for name in (folder, folder.rpartition("__")[2]):
+    for name in (folder, folder.rpartition(DOMAIN_MARK)[2]):
         if name in names:
             return name
     raise ValueError(f"{path}: its folder is called like none of the model's classes: {', '.join(names)}")
