@@ -21,6 +21,7 @@ VERBS: Mapping[str, str] = {
     "classify": "tell the classes of pictures with a finished classifier",
     "gates": "show how a model weights its channels",
     "evaluate": "measure how well a model draws pairs of pictures",
+    "cifar": "make folders of pictures of the binary CIFAR files",
     "convert": "make a model of published weights",
     "cost": "count what a training step costs",
     "export": "write a finished model as an ONNX file",

@@ -61,14 +61,25 @@ def _layer_figures(module: nn.Module, values: Tensor, pictures: Sequence[str]) -
     return found
 
 
-def stage_figures(gates: Gates) -> dict[str, float]:
-    """Mean and standard deviation of all gates of each stage of a residual network, for a curve."""
-    stages: dict[str, list[Tensor]] = {}
-    for layer, values in gates.items():
-        number = int(layer.partition("stages.")[2].partition(".")[0]) + 1
-        stages.setdefault(f"stage{number}", []).append(values.flatten())
-    found: dict[str, float] = {}
-    for stage, parts in stages.items():
-        every = torch.cat(parts)
-        found |= {f"gate_mean_{stage}": float(every.mean()), f"gate_std_{stage}": float(every.std(correction=0))}
-    return found
+class StageFigures:
+    """Mean and standard deviation of all gates of each stage of a residual network, for a curve.
+
+    Batches are added up: the gates of a whole validation of large pictures would take gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # stage -> how many gates, their sum, the sum of their squares; float64
+
+    def add(self, gates: Gates) -> None:
+        for layer, values in gates.items():
+            stage = f"stage{int(layer.partition('stages.')[2].partition('.')[0]) + 1}"
+            sums = torch.stack([(values.double() ** power).sum() for power in range(3)])
+            self.sums[stage] = self.sums[stage] + sums if stage in self.sums else sums
+
+    def figures(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for stage, (count, total, squares) in self.sums.items():
+            mean = total / count
+            std = (squares / count - mean**2).clamp_min(0).sqrt()
+            found |= {f"gate_mean_{stage}": float(mean), f"gate_std_{stage}": float(std)}
+        return found

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, one_hot
+from torch.nn.functional import cross_entropy, interpolate
 from torch.optim import SGD, Adam, Optimizer
 
 from stylemodels import gates
+from stylemodels.augment import CIFAR_BORDER
 from stylemodels.blocks import FastStyleNetwork, InstanceNorm
 from stylemodels.encoders import EncoderName
 from stylemodels.images import resize, scaled_to_shorter
@@ -194,6 +195,7 @@ class Classify(Task):
     model_parts = ("network",)
     styles = (0, 0)
     multiple = 1
+    least_px = 1  # pictures of any size are scaled and cut
     batch_loss = "own"
 
     def __init__(self, config: ClassifyConfig, given: Given) -> None:
@@ -201,7 +203,10 @@ class Classify(Task):
         self.config = config
         if config.folds == 1 or config.fold >= max(config.folds, 1):
             raise ValueError(f"fold: {config.fold} of {config.folds} folds was given; of n >= 2 it is 0 to n - 1")
-        self.folders = given.classes.get("objects") or tuple(f"class-{number}" for number in range(10))
+        named = given.classes.get("objects", ())
+        if config.domain_level and (unmarked := [n for n in named if not all(n.rpartition(DOMAIN_MARK)[::2])]):
+            raise ValueError(f"domain_level: folder {unmarked[0]!r} is not called DOMAIN{DOMAIN_MARK}CLASS")
+        self.folders = named or tuple(f"class-{number}" for number in range(10))
         split = [name.rpartition(DOMAIN_MARK) if config.domain_level else ("", "", name) for name in self.folders]
         self.names = sorted({name for _, _, name in split})
         self.domains = sorted({domain for domain, _, _ in split})
@@ -251,7 +256,9 @@ class Classify(Task):
 
     def calibrate(self, batch: Batch) -> None:
         if self.config.normalise == "dataset":
-            std, mean = torch.std_mean(batch["objects"], (0, 2, 3))
+            border = self.size // CIFAR_BORDER  # may be black from augmentation
+            inner = batch["objects"][..., border:-border, border:-border]
+            std, mean = torch.std_mean(inner, (0, 2, 3))
             self.network.get_buffer("mean").copy_(mean[:, None, None])
             self.network.get_buffer("std").copy_(std[:, None, None].clamp_min(1e-3))
 
@@ -280,8 +287,11 @@ class Classify(Task):
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Over the held-out pictures: loss, top-1, top-5, each domain's accuracy, the gates of each stage."""
-        with watched(self.network) as seen:
-            pairs = [(self.network(batch["objects"]).float(), batch["objects_label"]) for batch in batches]
+        stages, pairs = gates.StageFigures(), []
+        for batch in batches:
+            with watched(self.network) as seen:
+                pairs.append((self.network(batch["objects"]).float(), batch["objects_label"]))
+            stages.add(gates.gathered(seen))
         scores, folders = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         labels, domains = self.get_buffer("class_of")[folders], self.get_buffer("domain_of")[folders]
         self.get_buffer("confusion").copy_(confusion(scores.argmax(1), labels, len(self.names)))
@@ -292,7 +302,7 @@ class Classify(Task):
             for number, domain in enumerate(self.domains):
                 if (here := domains == number).any():
                     found[f"accuracy_{domain}"] = top(scores[here], labels[here], 1)
-        return found | gates.stage_figures(gates.gathered(seen))
+        return found | stages.figures()
 
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: NoControls) -> Picture:
@@ -338,7 +348,7 @@ def gate_options(config: TrainConfig | ClassifyConfig) -> dict[str, Any]:
 
 def confusion(found: Tensor, labels: Tensor, classes: int) -> Tensor:
     """(classes, classes), int64: how many pictures of the row's class were taken for the column's."""
-    return one_hot(labels, classes).T @ one_hot(found, classes)
+    return torch.bincount(classes * labels + found, minlength=classes**2).view(classes, classes)
 
 
 def top(scores: Tensor, labels: Tensor, count: int) -> float:

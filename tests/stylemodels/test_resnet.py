@@ -11,14 +11,25 @@ from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 from stylemodels.recalibration import Kind, recalibration, watched
-from stylemodels.resnet import BasicBlock, Bottleneck, Gate, PaddedShortcut, Subsample, large_resnet, small_resnet
+from stylemodels.resnet import (
+    BasicBlock,
+    Bottleneck,
+    Gate,
+    PaddedShortcut,
+    Subsample,
+    large_resnet,
+    small_resnet,
+)
 
 LARGE = {  # plain, SE, GE, SRM
     18: (11_689_512, 11_778_592, 12_447_912, 11_697_192),
+    34: (21_797_672, 21_958_868, 23_188_840, 21_812_776),
     50: (25_557_032, 28_088_024, 31_121_704, 25_617_448),
     101: (44_549_160, 49_326_872, 53_578_024, 44_679_208),
+    152: (60_192_808, 66_821_848, 73_482_536, 60_384_296),
 }
 SMALL = {  # plain A, plain B, SRM A, SRM B
+    20: (269_722, 272_474, 271_066, 273_818),
     32: (464_154, 466_906, 466_394, 469_146),
     56: (853_018, 855_770, 857_050, 859_802),
 }
@@ -49,6 +60,20 @@ def test_check_1_networks_for_small_pictures_have_the_published_parameters(depth
         ]
         assert parameters(small_resnet(32, 10, gate("se"))) == 470_861
     assert tuple(counts) == SMALL[depth]
+
+
+def test_networks_start_as_published():
+    """Convolutions with a variance of 2 over the weights that lead away from a position; norms as they are."""
+    torch.manual_seed(0)
+    networks = [small_resnet(8, 4, gate("srm"), width=64), large_resnet(50, 4, gate("srm"), width=16)]
+    for layer in nn.ModuleList(networks).modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 4000:
+            spread = (2 / (layer.kernel_size[0] ** 2 * layer.out_channels)) ** 0.5
+            assert float(layer.weight.detach().std()) == pytest.approx(spread, rel=0.06)
+            assert layer.bias is None
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all()
+            assert (layer.bias == 0).all()
 
 
 def test_check_12_other_depths_are_refused():

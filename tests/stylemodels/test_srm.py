@@ -219,6 +219,8 @@ def test_check_12_what_cannot_be_trained_is_refused_with_its_name():
         classifier(arch="resnet21")
     with pytest.raises(InvalidConfig, match="recalibration: 'ge' was given, allowed are none, se, srm"):
         style_task(recalibration="ge")
+    with pytest.raises(ValueError, match="domain_level: folder 'cup' is not called DOMAIN__CLASS"):
+        classifier(("art__cup", "cup"), domain_level=True)
     with pytest.raises(ValueError, match="recalibration ge"):
         classifier(recalibration="ge")(textures(4, 24, seed=0))
 
@@ -226,8 +228,12 @@ def test_check_12_what_cannot_be_trained_is_refused_with_its_name():
 def test_figures_are_those_of_all_held_out_pictures():
     task = classifier(tuple("abcdef")).eval()
     batches = [textures(8, 16, seed=1), textures(5, 16, seed=2)]
+    for module in task.modules():
+        if isinstance(module, StyleRecalibration):
+            module.weight.data = torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        scores = torch.cat([task.network(batch["objects"]) for batch in batches])
+        with watched(task) as seen:
+            scores = torch.cat([task.network(batch["objects"]) for batch in batches])
         figures = task.evaluate(batches)
     labels = torch.cat([batch["objects_label"] for batch in batches])
     assert figures["class_loss"] == pytest.approx(float(cross_entropy(scores, labels)), rel=1e-5)
@@ -238,6 +244,9 @@ def test_figures_are_those_of_all_held_out_pictures():
     assert {name for name in figures if name.startswith("gate")} == {
         f"gate_{what}_stage{n}" for what in ("mean", "std") for n in (1, 2, 3)
     }
+    last = torch.cat([passed for layer, passes in seen.items() if "stages.2" in layer for passed in passes])
+    assert figures["gate_mean_stage3"] == pytest.approx(float(last.mean()), rel=1e-4)
+    assert figures["gate_std_stage3"] == pytest.approx(float(last.std(correction=0)), rel=1e-3)
     facts = task.model_facts()
     table = torch.tensor(facts["confusion"])
     assert table.sum() == 13
@@ -286,13 +295,35 @@ def test_colours_are_shifted_by_the_given_or_the_data_set_s_own_statistics():
     assert given.network.get_buffer("mean").flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     measured, batch = classifier(normalise="dataset"), textures(8, 16, seed=0)
     measured.calibrate(batch)
-    assert_close(measured.network.get_buffer("mean").flatten(), batch["objects"].mean((0, 2, 3)))
-    assert_close(measured.network.get_buffer("std").flatten(), batch["objects"].std((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    inner = batch["objects"][..., 2:-2, 2:-2]
+    assert_close(measured.network.get_buffer("mean").flatten(), inner.mean((0, 2, 3)))
+    assert_close(measured.network.get_buffer("std").flatten(), inner.std((0, 2, 3)), rtol=1e-3, atol=1e-4)
     plain = classifier().eval()
     shifted = (batch["objects"] - torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None]) / torch.tensor(
         [0.2023, 0.1994, 0.2010]
     )[:, None, None]
     assert_close(plain.network(batch["objects"]), plain.network.network(shifted), rtol=1e-4, atol=1e-5)
+
+
+def test_the_black_border_of_random_crops_is_no_part_of_the_data_set_s_statistics(tmp_path: Path):
+    grey = (torch.rand(6, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4).expand(-1, 3, 16, 16)
+    for number, name in enumerate("ab"):
+        write_pictures(tmp_path / name, grey[number::2])
+    task = classifier(("a", "b"), normalise="dataset", batch_size=64, val_fraction=0.0)
+    with Batches(task.streams(), {"objects": FolderSource(tmp_path, labelled=True)}, seed=0) as batches:
+        batch = batches.at(0)
+    assert (batch["objects"] == 0).any()
+    task.calibrate(batch)
+    assert (task.network.get_buffer("mean") - 0.5).abs().max() < 0.1
+    assert task.network.get_buffer("std").max() < 0.1
+
+
+def test_a_small_picture_is_not_continued_before_it_is_classified(tmp_path: Path):
+    method, task_name = find_task("srm/classify")
+    write_model(tmp_path, classifier(), method, task_name)
+    model, content = load_model(tmp_path), textures(1, 16, seed=0)["objects"]
+    shares = model.picture(content).maps["classes"].flatten()
+    assert sorted(shares.tolist()) == pytest.approx(sorted(model.class_table(content).values()))
 
 
 def test_a_classifier_looks_at_the_middle_of_a_picture():
@@ -400,6 +431,30 @@ def test_classes_are_told_from_the_command_line(tmp_path: Path, capsys: pytest.C
     assert sum(table.values()) == pytest.approx(1)
     first, second, *_ = table
     assert line.endswith(f"photo.png: {first} {table[first]:.3f}, {second} {table[second]:.3f}")
+
+
+def test_labelled_folders_are_scored_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    method, task_name = find_task("srm/classify")
+    folders = ("art__cup", "art__dog", "real__cup", "real__dog")
+    write_model(tmp_path / "model", classifier(folders, domain_level=True), method, task_name)
+    model = load_model(tmp_path / "model")
+    held_out = {"dog": photos(3, 40), "real__cup": photos(2, 40, seed=1)}
+    for name, pictures in held_out.items():
+        write_pictures(tmp_path / "photos" / name, pictures)
+    call = ["classify", str(tmp_path / "model"), "--content", str(tmp_path / "photos")]
+    assert main([*call, "--labelled", "--json", str(tmp_path / "scores.json")]) == 0
+    written = json.loads((tmp_path / "scores.json").read_text())
+    told = {name: [next(iter(model.class_table(p[None]))) for p in pictures] for name, pictures in held_out.items()}
+    rows = [[told[name].count(found) for found in ("cup", "dog")] for name in ("real__cup", "dog")]
+    assert written["confusion"] == rows
+    assert written["class_names"] == ["cup", "dog"]
+    assert written["class_accuracy"] == pytest.approx({"cup": rows[0][0] / 2, "dog": rows[1][1] / 3})
+    assert written["accuracy"] == (rows[0][0] + rows[1][1]) / 5
+    assert len(written["pictures"]) == 5
+    assert f"accuracy {written['accuracy']:.4f} of 5 pictures" in capsys.readouterr().out
+    (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / "hen")
+    assert main([*call, "--labelled"]) == 1, "check 12: other classes than the model's"
+    assert "hen/0.png: its folder is called like none of the model's classes: cup, dog" in capsys.readouterr().err
 
 
 def test_a_folder_of_classes_becomes_a_classifier(tmp_path: Path):
