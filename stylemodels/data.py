@@ -45,7 +45,7 @@ class FolderSource:
     labelled: the folders right below it are the classes, in the order of their names.
     refused: what could not be used, with the reason `images.inspect` gives.
 
-    Raises ValueError when the folder is not there or no picture is left.
+    Raises ValueError when the folder is not there or no picture is left, of a class or at all.
     """
 
     def __init__(self, path: Path | str, labelled: bool = False) -> None:
@@ -66,6 +66,8 @@ class FolderSource:
         self._files = [found[digest] for digest in self.digests]
         names = [self._class_of(file) for file in self._files] if labelled else []
         self.classes: Sequence[str] = sorted(set(names))
+        if labelled and (empty := sorted(set(_visible_folders(self.path)).difference(names))):
+            raise ValueError(f"{self.path}: there is no usable picture of class {empty[0]!r}")
         self.labels: Sequence[int] | None = [self.classes.index(name) for name in names] if labelled else None
 
     def _accept(self, file: Path, labelled: bool, found: dict[str, Path]) -> None:
@@ -92,6 +94,10 @@ class FolderSource:
         if hashlib.sha256(data).hexdigest() != self.digests[index]:
             raise ValueError(f"{file} has changed since the training began")
         return data
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:

@@ -120,6 +120,17 @@ def test_a_labelled_picture_has_one_class(tmp_path):
     ]
 
 
+def test_a_class_without_a_usable_picture_is_refused_by_name(tmp_path):
+    """Check 9 of the content transformation block: empty class folders."""
+    images.write_photographs(tmp_path / "a", 1)
+    (tmp_path / ".cache").mkdir()
+    assert FolderSource(tmp_path, labelled=True).classes == ["a"]
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="there is no usable picture of class 'b'"):
+        FolderSource(tmp_path, labelled=True)
+    FolderSource(tmp_path)
+
+
 # --- the order ---
 
 
