@@ -86,7 +86,7 @@ class StyleDecoder(nn.Module):
         super().__init__()
         widths = (8 * width, 8 * width, 4 * width, 2 * width, width)
         self.blocks = nn.ModuleList(ResidualBlock(widths[0], norms) for _ in range(blocks))
-        self.convs = nn.ModuleList(plain_conv(inputs, outputs, 3) for inputs, outputs in pairwise(widths))
+        self.convs = nn.ModuleList(SameConv(inputs, outputs, 3) for inputs, outputs in pairwise(widths))
         self.norms = nn.ModuleList(norms.layer(channels) for channels in widths[1:])
         self.out_conv = plain_conv(width, 3, 7)
         start(self)
