@@ -241,7 +241,7 @@ class ExplicitForm(nn.Module):
 
 def check_channels(width: int, f: int, norms: NormForm) -> None:
     """Raise ValueError that names the setting by which a layer's channels do not come out even in groups."""
-    layers = [("width", width, (1, 2, 4, 8)), ("f", f, (2, 4, 8, 16))]
+    layers: list[tuple[str, int, tuple[int, ...]]] = [("width", width, (1, 2, 4, 8)), ("f", f, (2, 4, 8, 16))]
     if norms.kind == "instance":
         layers = [("f", f, (16,))]  # D_s ends with a group norm all the same
     for name, base, factors in layers:
