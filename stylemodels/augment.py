@@ -1,7 +1,7 @@
 """How one training picture is cut out and varied: the recipes that `Stream.augment` names.
 
-Every recipe is a function of a picture (3, H, W), uint8, both sides at least the crop's, and of a random generator that
-belongs to this one draw; it gives (3, size, size), uint8.
+Every recipe is a function of a picture (3, H, W), uint8, both sides at least `kept_least`, and of a random generator
+that belongs to this one draw; it gives (3, size, size), uint8.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ IMAGENET_TRIES = 10
 def stored_shorter(stream: Stream) -> int:
     """The shorter side that a picture is kept with, so that a scale drawn at random shrinks it; 0 keeps its own."""
     return math.ceil(stream.load_size * (1 + scale_jitter(stream)))
+
+
+def kept_least(stream: Stream) -> int:
+    """The shorter side that a picture is kept with at least: the crop's, or its own where the recipe enlarges that."""
+    return 0 if stream.augment in CTB_ENLARGED else stream.size
 
 
 def scale_jitter(stream: Stream) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylemodels.augment import cut, stored_shorter
+from stylemodels.augment import cut, kept_least, stored_shorter
 from stylemodels.distributed import part_of as part_of_worker
 from stylemodels.images import decode_for_crop, decode_squashed, inspect, to_float
 from stylemodels.method import Stream
@@ -295,13 +295,13 @@ class PictureCache:
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self.size_bytes = 0
-        self._pictures: OrderedDict[tuple[str, int, int, bool], Tensor] = OrderedDict()
+        self._pictures: OrderedDict[tuple[str, int, int, int, bool], Tensor] = OrderedDict()
 
     def get(self, source: PictureSource, index: int, stream: Stream) -> Tensor:
         """Picture `index` scaled for the crops of `stream`: (3, H, W), uint8."""
         digest = source.digests[index]
-        load_size = stored_shorter(stream)
-        key = (digest, stream.size, load_size, stream.squash)
+        load_size, least = stored_shorter(stream), kept_least(stream)
+        key = (digest, stream.size, least, load_size, stream.squash)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
@@ -310,7 +310,7 @@ class PictureCache:
             if stream.squash:
                 picture = decode_squashed(data, load_size or stream.size)
             else:
-                picture = decode_for_crop(data, load_size, size=stream.size)
+                picture = decode_for_crop(data, load_size, size=least)
         except ValueError as error:
             raise ValueError(f"picture {digest[:12]} of {stream.dataset}: {error}") from error
         self._pictures[key] = picture
