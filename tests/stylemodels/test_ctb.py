@@ -247,7 +247,7 @@ def scene_accuracy(updates: int) -> float:
 
 @pytest.mark.slow
 def test_check_9_d_s_tells_eight_scenes():
-    assert scene_accuracy(300) > 0.6
+    assert scene_accuracy(100) > 0.6
 
 
 def test_check_9_in_short_the_cross_entropy_of_scenes_falls():
