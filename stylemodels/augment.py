@@ -1,7 +1,7 @@
 """How one training picture is cut out and varied: the recipes that `Stream.augment` names.
 
-Every recipe is a function of a picture (3, H, W), uint8, both sides at least the crop's, and of a random generator that
-belongs to this one draw; it gives (3, size, size), uint8.
+Every recipe is a function of a picture (3, H, W), uint8, both sides at least `kept_least`, and of a random generator
+that belongs to this one draw; it gives (3, size, size), uint8.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn.functional import grid_sample, interpolate, pad
 from stylemodels.images import scaled_to_shorter, to_float
 from stylemodels.method import Stream
 
-SCALE_JITTER = {"tpfr": 0.1, "ctb": 0.2}
+SCALE_JITTER = {"tpfr": 0.1, "ctb": 0.2, "ctb-artwork": 0.2}
 COLOR_JITTER = 0.05
 GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue are
 
-CTB_ENLARGED = 2  # photographs are enlarged before the crop
+CTB_ENLARGED = {"ctb": 2, "ctb-artwork": 1}  # photographs are enlarged before the crop
 CTB_LONGER_PX = 1800  # but no further than this,
 CTB_SMALLEST_PX = 800  # and small ones so far at least
 CTB_TURN_DEGREES = 13.5
@@ -35,6 +35,11 @@ IMAGENET_TRIES = 10
 def stored_shorter(stream: Stream) -> int:
     """The shorter side that a picture is kept with, so that a scale drawn at random shrinks it; 0 keeps its own."""
     return math.ceil(stream.load_size * (1 + scale_jitter(stream)))
+
+
+def kept_least(stream: Stream) -> int:
+    """The shorter side that a picture is kept with at least: the crop's, or its own where the recipe enlarges that."""
+    return 0 if stream.augment in CTB_ENLARGED else stream.size
 
 
 def scale_jitter(stream: Stream) -> float:
@@ -58,7 +63,7 @@ def cut(picture: Tensor, stream: Stream, random: np.random.Generator) -> Tensor:
             return mirrored(crop(picture, stream, random), random)
         case "tpfr":
             return tpfr(picture, stream, random)
-        case "ctb":
+        case "ctb" | "ctb-artwork":
             return ctb(picture, stream, random)
         case "cifar":
             return cifar(picture, stream, random)
@@ -93,7 +98,7 @@ def ctb(picture: Tensor, stream: Stream, random: np.random.Generator) -> Tensor:
     What a turn brings in from outside the picture is its mirror image.
     """
     jitter, shift = scale_jitter(stream), color_jitter(stream)
-    nominal = stream.load_size or ctb_shorter(picture.shape[2], picture.shape[1])
+    nominal = stream.load_size or ctb_shorter(picture.shape[2], picture.shape[1], CTB_ENLARGED[stream.augment])
     scaled = _scaled(picture, round(nominal * random.uniform(1 - jitter, 1 + jitter)), stream.size)
     middle = [random.integers(side - stream.size + 1) + (stream.size - 1) / 2 for side in scaled.shape[1:]]
     turn = math.radians(random.uniform(-CTB_TURN_DEGREES, CTB_TURN_DEGREES)) * int(random.integers(2))
@@ -105,13 +110,13 @@ def ctb(picture: Tensor, stream: Stream, random: np.random.Generator) -> Tensor:
     return mirrored(_levels(moved), random)
 
 
-def ctb_shorter(width: int, height: int) -> int:
-    """The shorter side after a picture was enlarged: twice its own, the longer one 1800 px at most.
+def ctb_shorter(width: int, height: int, enlarged: int) -> int:
+    """The shorter side after a picture was enlarged: so many times its own, the longer one 1800 px at most.
 
     Where that leaves the longer side below 800 px, the shorter one gets 800.
     """
     shorter, longer = min(width, height), max(width, height)
-    zoom = min(CTB_ENLARGED, CTB_LONGER_PX / longer)
+    zoom = min(enlarged, CTB_LONGER_PX / longer)
     return CTB_SMALLEST_PX if longer * zoom < CTB_SMALLEST_PX else round(shorter * zoom)
 
 

@@ -9,6 +9,8 @@ builds on, and of Kotovenko et al. 2019b, the same authors' next paper (ICCV).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -84,7 +86,7 @@ class StyleDecoder(nn.Module):
         super().__init__()
         widths = (8 * width, 8 * width, 4 * width, 2 * width, width)
         self.blocks = nn.ModuleList(ResidualBlock(widths[0], norms) for _ in range(blocks))
-        self.convs = nn.ModuleList(plain_conv(inputs, outputs, 3) for inputs, outputs in pairwise(widths))
+        self.convs = nn.ModuleList(SameConv(inputs, outputs, 3) for inputs, outputs in pairwise(widths))
         self.norms = nn.ModuleList(norms.layer(channels) for channels in widths[1:])
         self.out_conv = plain_conv(width, 3, 7)
         start(self)
@@ -220,19 +222,31 @@ def truncated_normal_(weight: Tensor) -> None:
     weight.uniform_(-limit, limit).erfinv_().mul_(STD * math.sqrt(2))
 
 
-def in_matrix_form(network: nn.Module) -> nn.Module:
-    """Have the norms of `network` compute what ONNX can say; returns it."""
-    for layer in network.modules():
-        if isinstance(layer, LocalNorm):
-            layer.form = "matrix"
-    return network
+class ExplicitForm(nn.Module):
+    """Copies of networks one behind the other, pictures in [0, 1] to pictures in [0, 1], as ONNX can say them."""
+
+    def __init__(self, networks: Sequence[nn.Module], window: int) -> None:
+        super().__init__()
+        self.networks, self.window = nn.ModuleList(map(deepcopy, networks)), window
+        for layer in self.modules():
+            if isinstance(layer, LocalNorm):
+                layer.form = "matrix"
+
+    def forward(self, content: Tensor) -> Tensor:
+        values = 2 * content - 1
+        for network in self.networks:
+            values = network(values, self.window)
+        return (values + 1) / 2
 
 
 def check_channels(width: int, f: int, norms: NormForm) -> None:
     """Raise ValueError that names the setting by which a layer's channels do not come out even in groups."""
-    for name, base in (("width", width), ("f", f)):
-        for channels in (times * base for times in (1, 2, 4, 8, 16)):
-            if norms.kind != "instance" and channels % min(norms.group, channels):
+    layers: list[tuple[str, int, tuple[int, ...]]] = [("width", width, (1, 2, 4, 8)), ("f", f, (2, 4, 8, 16))]
+    if norms.kind == "instance":
+        layers = [("f", f, (16,))]  # D_s ends with a group norm all the same
+    for name, base, factors in layers:
+        for channels in (factor * base for factor in factors):
+            if channels % min(norms.group, channels):
                 raise ValueError(
                     f"{name}: {base} gives a layer of {channels} channels, which are no whole groups of "
                     f"{norms.group} (lfn_group)"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylemodels.augment import cut, stored_shorter
+from stylemodels.augment import cut, kept_least, stored_shorter
 from stylemodels.distributed import part_of as part_of_worker
 from stylemodels.images import decode_for_crop, decode_squashed, inspect, to_float
 from stylemodels.method import Stream
@@ -45,7 +45,7 @@ class FolderSource:
     labelled: the folders right below it are the classes, in the order of their names.
     refused: what could not be used, with the reason `images.inspect` gives.
 
-    Raises ValueError when the folder is not there or no picture is left.
+    Raises ValueError when the folder is not there or no picture is left, of a class or at all.
     """
 
     def __init__(self, path: Path | str, labelled: bool = False) -> None:
@@ -66,6 +66,8 @@ class FolderSource:
         self._files = [found[digest] for digest in self.digests]
         names = [self._class_of(file) for file in self._files] if labelled else []
         self.classes: Sequence[str] = sorted(set(names))
+        if labelled and (empty := sorted(set(_visible_folders(self.path)).difference(names))):
+            raise ValueError(f"{self.path}: there is no usable picture of class {empty[0]!r}")
         self.labels: Sequence[int] | None = [self.classes.index(name) for name in names] if labelled else None
 
     def _accept(self, file: Path, labelled: bool, found: dict[str, Path]) -> None:
@@ -92,6 +94,10 @@ class FolderSource:
         if hashlib.sha256(data).hexdigest() != self.digests[index]:
             raise ValueError(f"{file} has changed since the training began")
         return data
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
@@ -289,13 +295,13 @@ class PictureCache:
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self.size_bytes = 0
-        self._pictures: OrderedDict[tuple[str, int, int, bool], Tensor] = OrderedDict()
+        self._pictures: OrderedDict[tuple[str, int, int, int, bool], Tensor] = OrderedDict()
 
     def get(self, source: PictureSource, index: int, stream: Stream) -> Tensor:
         """Picture `index` scaled for the crops of `stream`: (3, H, W), uint8."""
         digest = source.digests[index]
-        load_size = stored_shorter(stream)
-        key = (digest, stream.size, load_size, stream.squash)
+        load_size, least = stored_shorter(stream), kept_least(stream)
+        key = (digest, stream.size, least, load_size, stream.squash)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
@@ -304,7 +310,7 @@ class PictureCache:
             if stream.squash:
                 picture = decode_squashed(data, load_size or stream.size)
             else:
-                picture = decode_for_crop(data, load_size, size=stream.size)
+                picture = decode_for_crop(data, load_size, size=least)
         except ValueError as error:
             raise ValueError(f"picture {digest[:12]} of {stream.dataset}: {error}") from error
         self._pictures[key] = picture

@@ -124,7 +124,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 def decode_for_crop(data: bytes, load_size: int, *, size: int) -> Tensor:
     """A picture scaled for a crop of `size` pixels: (3, H, W), uint8, upright.
 
-    load_size: its shorter side afterwards; 0 keeps the picture. The shorter side is `size` at least.
+    load_size: its shorter side afterwards; 0 keeps the picture. The shorter side is `size` at least; 0: any.
     A JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices, so a small crop never costs a decode at full size.
     """
     picture = _opened(data, MAX_PIXELS)

@@ -33,8 +33,8 @@ class Stream:
     size: int  # side of the square crop
     load_size: int = 0  # shorter side before the crop; 0 keeps the picture
     squash: bool = False  # aspect ignored: to load_size x load_size before the crop (0: straight to size x size)
-    augment: Literal["none", "flip", "tpfr", "ctb", "cifar", "imagenet"] = "none"
-    scale_jitter: float | None = None  # how far "tpfr" and "ctb" vary the scale; None: as published
+    augment: Literal["none", "flip", "tpfr", "ctb", "ctb-artwork", "cifar", "imagenet"] = "none"
+    scale_jitter: float | None = None  # how far "tpfr" and both of "ctb" vary the scale; None: as published
     color_jitter: float | None = None  # how far they vary the colours
     centre: bool = False  # the crop is the middle of the picture
     per_class: int = 1  # pictures of one class, drawn together and side by side in the batch

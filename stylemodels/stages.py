@@ -20,6 +20,11 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     return next((stage for stage in stages if step < stage.until), stages[-1])
 
 
+def stages_until(stages: Sequence[Stage], steps: int) -> list[Stage]:
+    """Those that a training of so many steps gets to."""
+    return [stage for number, stage in enumerate(stages) if number == 0 or stages[number - 1].until < steps]
+
+
 def checked_stages(
     name: str, given: Sequence[Sequence[int]], *, least_size: int, multiple: int, least_window: int
 ) -> list[Stage]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isqrt
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,6 +33,7 @@ from stylemodels.mixing import mixed
 from stylemodels.projection import Projection, coloured, whitened
 from stylemodels.schema import FieldError, InvalidConfig
 from stylemodels.settings import Common, setting
+from stylemodels.square_map import check_square, stretched
 from stylemodels.strokes import attention_filter, attention_levels, fused, stroke_weights
 from stylemodels.swap import resized, style_swap, swapped_part
 from stylemodels.swap_baseline import StyleSwap, SwapControls
@@ -118,9 +118,7 @@ class StylizeControls(AvatarControls):
         super().__post_init__()
         if not self.betas:
             raise InvalidConfig([FieldError("/betas", "none was given, at least one stroke is needed")])
-        if isqrt(len(self.attention_mask)) ** 2 != len(self.attention_mask):
-            detail = f"{len(self.attention_mask)} values were given, a square map has 1, 4, 9, ..."
-            raise InvalidConfig([FieldError("/attention_mask", detail)])
+        check_square("attention_mask", self.attention_mask)
 
 
 class SelfAttention(nn.Module):
@@ -316,7 +314,7 @@ class Train(Hourglass):
         base = whitened(own[DEEPEST], controls.projection, controls.eig_eps)
         found = self.attention(base)
         base = base * found + base
-        salience = given_attention(controls, base) if controls.attention_mask else attention_filter(found)
+        salience = stretched(controls.attention_mask, base) if controls.attention_mask else attention_filter(found)
 
         betas = sorted(controls.betas)  # coarse to fine
         names = [str(n) for n in range(len(betas), 0, -1)] + ["content"] * controls.include_content
@@ -344,13 +342,6 @@ class Train(Hourglass):
         assert picture.image is not None
         shown = [("content", photo[0]), ("style", style[0]), ("attention", attention), ("result", picture.image[0])]
         return [*strokes, *shown]
-
-
-def given_attention(controls: StylizeControls, like: Tensor) -> Tensor:
-    """`attention_mask` at the size of features `like` (1, C, h, w): (1, 1, h, w)."""
-    side = isqrt(len(controls.attention_mask))
-    values = torch.tensor(controls.attention_mask).to(like).view(1, 1, side, side)
-    return interpolate(values, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def attention_loss(found: Tensor, reduction: Reduction, pictures: int) -> Tensor:

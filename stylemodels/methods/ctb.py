@@ -19,13 +19,12 @@ and who of the two sides moves when. Their earlier method is w_adv_style 1, w_px
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import mse_loss
 from torch.optim import Adam, Optimizer
 
 from stylemodels.adversarial import (
@@ -46,17 +45,18 @@ from stylemodels.ctb_networks import (
     ContentDiscriminator,
     ContentEncoder,
     ContentTransformation,
+    ExplicitForm,
     StyleDecoder,
     StyleDiscriminator,
     check_channels,
-    in_matrix_form,
 )
 from stylemodels.distributed import weight_of
 from stylemodels.local_norm import NormForm, NormKind
 from stylemodels.method import Batch, Given, Method, Needs, Picture, Stream, Style, Task
 from stylemodels.phases import Stretch
 from stylemodels.settings import Common, setting
-from stylemodels.stages import Stage, checked_stages, stage_at
+from stylemodels.square_map import check_square, stretched
+from stylemodels.stages import Stage, checked_stages, stage_at, stages_until
 
 Terms = dict[str, Tensor]
 
@@ -71,7 +71,7 @@ class TrainConfig(Common):
     step2_per_cycle: int = setting(1, "updates of T and D_c in a training step", ge=1, le=16)
     batch_size: int = setting(1, "pictures of each kind per update, over all workers", ge=1)
     content_size: int = setting(768, "side of all training crops, pixels", ge=MIN_SIZE_PX, multiple_of=CODE_PX)
-    load_size: int = setting(0, "shorter side before the crop, pixels; 0: twice a picture's own, with limits", ge=0)
+    load_size: int = setting(0, "shorter side before the crop, pixels; 0: its own, photos twice, with limits", ge=0)
     progressive: tuple[tuple[int, int, int, int], ...] | None = setting(
         None, "stages of [content_size, batch_size, lfn_window, until this step], instead of these three; null: one"
     )
@@ -107,7 +107,7 @@ class TrainConfig(Common):
     lfn_window: int = setting(
         256, "side of the norm's window, pixels; each layer's stride divides it", ge=MIN_WINDOW_PX
     )
-    lfn_group: int = setting(32, "channels that share their statistics", ge=1)
+    lfn_group: int = setting(32, "channels that share their statistics", ge=2)
     checkpoint_every: int = setting(5000, "steps between checkpoints", ge=1)
     onnx: bool = setting(False, "the finished model also as model.onnx; takes some minutes with lfn")
 
@@ -117,6 +117,12 @@ class StylizeControls:
     """What a finished model can be told."""
 
     t_strength: float = setting(1.0, "how far T changes the content: 0 not at all, above 1 exaggerates", ge=0, le=1.5)
+    t_mask: tuple[float, ...] = setting(
+        (), "how much of t_strength where: a square map row by row, stretched over the picture; none: all", ge=0, le=1
+    )
+
+    def __post_init__(self) -> None:
+        check_square("t_mask", self.t_mask)
 
 
 class Train(Task):
@@ -127,6 +133,7 @@ class Train(Task):
     needs = Needs(
         datasets={"content": "labelled", "objects": "labelled", "style": "labelled"},
         classes={"objects": "object_classes", "style": "object_classes"},
+        min_classes=1,  # that scenes are two is checked below
     )
     stretches = (Stretch("warmup", steps=("warmup_step1",)), Stretch("train"))
     model_parts = ("encoder", "transform", "decoder")
@@ -177,9 +184,9 @@ class Train(Task):
 
     def stream(self, dataset: str, stage: Stage, updates: int, *, balanced: bool = False) -> Stream:
         """Pictures for so many updates; those of one place in the batch of each lie side by side."""
-        count, load_size = stage.batch * updates, self.config.load_size
-        cut = Stream(dataset, count=count, size=stage.size, load_size=load_size, augment="ctb", together=updates)
-        return replace(cut, balanced=balanced)
+        cut = Stream(dataset, count=stage.batch * updates, size=stage.size, load_size=self.config.load_size)
+        recipe: Literal["ctb", "ctb-artwork"] = "ctb-artwork" if dataset == "style" else "ctb"
+        return replace(cut, augment=recipe, together=updates, balanced=balanced)
 
     def begin(self, phase: str, step: int) -> None:
         """Raises ValueError when a later stage has too few pictures for all workers."""
@@ -314,24 +321,23 @@ class Train(Task):
         """Count the wins of all workers' pictures."""
         gate.count(self.group.weighted_sum([wins], self.worker_weight())[0])
 
-    def repaint(self, content: Tensor, strength: Tensor | float) -> Picture:
-        """D of E(x) + strength * (T(E(x)) - E(x)), and how much T would change where.
+    def repaint(self, content: Tensor, strength: float, mask: Sequence[float] = ()) -> Picture:
+        """D of E(x) + strength * mask * (T(E(x)) - E(x)), and how much T would change where.
 
-        content: (1, 3, H, W), sides multiples of 16. strength: a number, or one for each place, (1, 1, H, W).
+        content: (1, 3, H, W), sides multiples of 16. mask: a square map row by row; none: 1 everywhere.
         """
         window = self.stages[-1].window
         code = self.encoder(signed(content), window)
         moved = self.transform(code, window)
-        if isinstance(strength, Tensor):
-            strength = interpolate(strength, code.shape[-2:], mode="area")
         change = (moved - code).square().mean(1, keepdim=True).sqrt()
-        image = self.decoder(torch.lerp(code, moved, strength), window)
+        share = stretched(mask, code) if mask else torch.ones_like(change)
+        image = self.decoder(torch.lerp(code, moved, strength * share), window)
         return Picture((image + 1) / 2, {"content_change": change / change.max().clamp_min(1e-12)})
 
     @torch.inference_mode()
     def stylize(self, content: Tensor, styles: Sequence[Style], controls: StylizeControls) -> Picture:
         """`content` (1, 3, H, W) as the artist would draw it."""
-        return self.repaint(content, controls.t_strength)
+        return self.repaint(content, controls.t_strength, controls.t_mask)
 
     def preview_streams(self) -> dict[str, Stream]:
         """In the warm-up already the photos of objects, so that all sheets compare."""
@@ -349,22 +355,7 @@ class Train(Task):
         return grid
 
     def onnx_form(self) -> nn.Module:
-        return ExplicitForm(self)
-
-
-class ExplicitForm(nn.Module):
-    """content -> D(T(E(content))), with windows as ONNX can say them."""
-
-    def __init__(self, task: Train) -> None:
-        super().__init__()
-        self.window = task.stages[-1].window
-        self.networks = nn.ModuleList(in_matrix_form(deepcopy(n)) for n in (task.encoder, task.transform, task.decoder))
-
-    def forward(self, content: Tensor) -> Tensor:
-        values = signed(content)
-        for network in self.networks:
-            values = network(values, self.window)
-        return (values + 1) / 2
+        return ExplicitForm([self.encoder, self.transform, self.decoder], self.stages[-1].window)
 
 
 def signed(pictures: Tensor) -> Tensor:
@@ -379,12 +370,13 @@ def means(parts: Sequence[Terms]) -> Terms:
 
 
 def stages_of(config: TrainConfig) -> list[Stage]:
-    """The stages of a training. Raises ValueError for one that cannot be used."""
+    """The stages that a training gets to. Raises ValueError for one that cannot be used."""
     if config.progressive is None:
         stages = [Stage(config.content_size, config.batch_size, config.lfn_window, until=0)]
     else:
         limits = {"least_size": MIN_SIZE_PX, "multiple": CODE_PX, "least_window": MIN_WINDOW_PX}
         stages = checked_stages("progressive", config.progressive, **limits)
+        stages = stages_until(stages, config.warmup_step1 + config.steps)
     if config.norm == "instance" and min(stage.size for stage in stages) == MIN_SIZE_PX:
         raise ValueError(f"norm: instance norm needs crops of more than {MIN_SIZE_PX} px, D_s sees one position there")
     if 0 < config.load_size < (largest := max(stage.size for stage in stages)):

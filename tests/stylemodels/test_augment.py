@@ -15,7 +15,7 @@ from stylemodels.method import Stream
 from tests import images
 
 PICTURE = decode(images.jpeg(96, 64, seed=3)).contiguous()
-RECIPES = ("none", "flip", "tpfr", "ctb", "cifar", "imagenet")
+RECIPES = ("none", "flip", "tpfr", "ctb", "ctb-artwork", "cifar", "imagenet")
 
 
 class Told:
@@ -143,7 +143,22 @@ def test_outside_its_borders_a_picture_is_mirrored():
     ],
 )
 def test_photographs_of_a_content_transformation_block_are_enlarged(width, height, shorter):
-    assert augment.ctb_shorter(width, height) == shorter
+    assert augment.ctb_shorter(width, height, 2) == shorter
+
+
+@pytest.mark.parametrize(("width", "height", "shorter"), [(1200, 600, 600), (4000, 3000, 1350), (700, 500, 800)])
+def test_its_artworks_are_not_enlarged_but_where_they_are_small(width, height, shorter):
+    assert augment.ctb_shorter(width, height, 1) == shorter
+
+
+def test_its_artworks_show_twice_as_much_in_a_crop_as_its_photographs():
+    ramp = torch.arange(900).div(4).to(torch.uint8).expand(3, 810, 900)
+    slopes = []
+    for recipe in ("ctb", "ctb-artwork"):
+        still = Told(1.0, 3, 5, 0.0, 0, np.zeros((2, 2)), np.zeros(3), 0)
+        row = cut(ramp, stream(recipe, size=200), still)[0, 0].float()
+        slopes.append(float(row[-1] - row[0]))
+    assert slopes[1] == pytest.approx(2 * slopes[0], rel=0.05)
 
 
 def test_a_content_transformation_block_without_chance_is_a_crop():

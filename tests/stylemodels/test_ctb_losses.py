@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from stylemodels.adversarial import Verdict
+from stylemodels.ctb_networks import projection
 from stylemodels.methods.ctb import Train, signed
 from stylemodels.train import Run
 from tests.stylemodels.toy import paintings, photos, small_task
@@ -20,12 +22,16 @@ WEIGHTS = {"w_pxl": 3.0, "w_fp": 5.0, "w_adv_style": 7.0, "w_scene": 11.0, "w_ad
 PHOTOS, ARTWORKS = signed(photos(2, 64)).double(), signed(paintings(2, 64)).double()
 
 
-@pytest.fixture
-def task() -> Train:
-    task = small_task("ctb/train", t_identity_init=False, **WEIGHTS)
+def made(**settings: Any) -> Train:
+    task = small_task("ctb/train", t_identity_init=False, **WEIGHTS, **settings)
     assert isinstance(task, Train)
     Run(task.double(), seed=0)
     return task
+
+
+@pytest.fixture
+def task() -> Train:
+    return made()
 
 
 def real(verdict: Verdict) -> Tensor:
@@ -121,3 +127,54 @@ def test_step_2_for_d_c_is_equation_9_and_the_classes_of_artworks(task: Train):
     wanted = gradients(task, "content_discriminator", 13 * adversarial + 17 * classes)
     assert_told(task.judge_content(PHOTOS, LABELS, ARTWORKS, OTHERS), expected)
     assert_learnt(task, "content_discriminator", wanted)
+
+
+def test_discriminators_that_are_told_classes_hear_them_of_both_sides_but_no_scene_of_an_artwork():
+    """Equations 8 and 9 as they stand: D_s(y), D_s(x^ | s), D_c(E(y) | c), D_c(T(E(x)) | c)."""
+    task = made(conditioning="projection", lr=1e-12)
+    style, content = task.critics["style"], task.critics["content"]
+    for judge in (style, content):
+        torch.nn.init.normal_(judge.get_parameter("embedding.weight"))
+    moved, painted = task.transform(task.encoder(PHOTOS, WINDOW), WINDOW), task.encoder(ARTWORKS, WINDOW)
+    drawn = task.decoder(moved, WINDOW)
+    of_scene, of_photo = style(drawn, WINDOW, LABELS), content(moved, WINDOW, LABELS)
+    told = -real(style(ARTWORKS, WINDOW)) - fake(of_scene)
+    assert_told(task.judge_style(PHOTOS, LABELS, ARTWORKS), {"style_discriminator_loss": told})
+    assert_told(task.draw_style(PHOTOS, LABELS), {"style_loss": -real(of_scene)})
+    told = -real(content(painted, WINDOW, OTHERS)) - fake(of_photo)
+    assert_told(task.judge_content(PHOTOS, LABELS, ARTWORKS, OTHERS), {"content_discriminator_loss": told})
+    expected = {"content_loss": -real(of_photo), "transform_style_loss": -real(style(drawn, WINDOW))}
+    assert_told(task.transform_content(PHOTOS, LABELS), expected)
+
+
+def test_what_a_class_adds_to_the_logits_is_its_product_with_the_mean_features():
+    embedding, features = torch.nn.Embedding(3, 5), torch.randn(2, 5, 4, 6)
+    expected = torch.stack([embedding.weight[label] @ features[n].mean((1, 2)) for n, label in enumerate(LABELS)])
+    assert_close(torch.as_tensor(projection(embedding, features, LABELS)), expected.view(2, 1, 1, 1))
+
+
+def test_photos_that_are_no_artworks_are_a_third_term_of_d_s():
+    task = made(photo_as_fake=True, conditioning="none")
+    judge = task.critics["style"]
+    drawn = task.decoder(task.transform(task.encoder(PHOTOS, WINDOW), WINDOW), WINDOW).detach()
+    terms = [-real(judge(ARTWORKS, WINDOW)), -fake(judge(drawn, WINDOW)), -fake(judge(PHOTOS, WINDOW))]
+    wanted = gradients(task, "style_discriminator", 7 * torch.stack(terms).sum())
+    assert_told(task.judge_style(PHOTOS, LABELS, ARTWORKS), {"photo_as_fake_loss": terms[2]})
+    assert_learnt(task, "style_discriminator", wanted)
+
+
+def test_check_8_each_step_s_gate_counts_what_its_discriminator_wins_whoever_moves():
+    task = made(dsr=0.8, dsr_momentum=0.25, lr=1e-12)
+    style, content = task.critics["style"], task.critics["content"]
+    moved, painted = task.transform(task.encoder(PHOTOS, WINDOW), WINDOW), task.encoder(ARTWORKS, WINDOW)
+    for judge, artworks, made_up, judged, opposed, gate in (
+        (style, ARTWORKS, task.decoder(moved, WINDOW), task.judge_style, task.draw_style, task.style_gate),
+        (content, painted, moved, task.judge_content, task.transform_content, task.content_gate),
+    ):
+        taken, seen_through = (judge(picture, WINDOW).logits for picture in (artworks, made_up))
+        shares = [(taken > 0).double().mean().item(), (seen_through <= 0).double().mean().item()]
+        expected = 0.75 * float(gate.rate) + 0.25 * sum(shares) / 2
+        judged(*((PHOTOS, LABELS, ARTWORKS, OTHERS) if judge is content else (PHOTOS, LABELS, ARTWORKS)))
+        assert float(gate.rate) == pytest.approx(expected, abs=1e-9)
+        opposed(PHOTOS, LABELS)
+        assert float(gate.rate) == pytest.approx(0.75 * expected + 0.25 * shares[1], abs=1e-9)

@@ -120,6 +120,27 @@ def test_a_labelled_picture_has_one_class(tmp_path):
     ]
 
 
+def test_a_class_without_a_usable_picture_is_refused_by_name(tmp_path):
+    """Check 9 of the content transformation block: empty class folders."""
+    images.write_photographs(tmp_path / "a", 1)
+    (tmp_path / ".cache").mkdir()
+    assert FolderSource(tmp_path, labelled=True).classes == ["a"]
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="there is no usable picture of class 'b'"):
+        FolderSource(tmp_path, labelled=True)
+    FolderSource(tmp_path)
+
+
+def test_a_small_photo_of_a_content_transformation_block_is_enlarged_from_its_own_size(tmp_path):
+    """From 128 x 96 to a shorter side of 800, not from what a crop needs to twice that; other recipes fill the crop."""
+    images.write_photographs(tmp_path, 1, width=128, height=96)
+    source, cache = FolderSource(tmp_path), PictureCache(1 << 20)
+    cut = Stream("photos", count=1, size=112, augment="ctb")
+    assert cache.get(source, 0, cut).shape == (3, 96, 128)
+    assert cache.get(source, 0, replace(cut, augment="none")).shape == (3, 112, 149)
+    assert reader(source, size=112, augment="ctb").read(0)["content"].shape[2:] == (112, 112)
+
+
 # --- the order ---
 
 

@@ -189,7 +189,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 }
 
 # How streams are known whose pictures have classes.
-LABELLED, LABELLED_AUGMENTS = ("objects",), ("ctb",)
+LABELLED, LABELLED_AUGMENTS = ("objects",), ("ctb", "ctb-artwork")
 
 # Biases in front of an instance norm have no gradient but noise.
 USELESS_BIASES = ("conv1.bias", "conv2.bias", "conv3.bias", "deconv1.bias", "deconv2.bias")
