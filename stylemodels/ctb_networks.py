@@ -9,6 +9,7 @@ builds on, and of Kotovenko et al. 2019b, the same authors' next paper (ICCV).
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -218,6 +219,21 @@ def truncated_normal_(weight: Tensor) -> None:
     """By the inverse of the distribution: `init.trunc_normal_` looks at its numbers, and a cost's tensors have none."""
     limit = math.erf(CUT / math.sqrt(2))
     weight.uniform_(-limit, limit).erfinv_().mul_(STD * math.sqrt(2))
+
+
+class ExplicitForm(nn.Module):
+    """content -> D(T(E(content))), pictures in [0, 1], with windows as ONNX can say them."""
+
+    def __init__(self, *networks: nn.Module, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.networks = nn.ModuleList(in_matrix_form(deepcopy(network)) for network in networks)
+
+    def forward(self, content: Tensor) -> Tensor:
+        values = 2 * content - 1
+        for network in self.networks:
+            values = network(values, self.window)
+        return (values + 1) / 2
 
 
 def in_matrix_form(network: nn.Module) -> nn.Module:

@@ -18,8 +18,7 @@ and who of the two sides moves when. Their earlier method is w_adv_style 1, w_px
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,6 +37,7 @@ from stylemodels.adversarial import (
     wins,
 )
 from stylemodels.class_lists import check_scenes, places_in
+from stylemodels.collapse import variety
 from stylemodels.ctb_losses import DISTANCES, Metric, pooled_loss
 from stylemodels.ctb_networks import (
     CODE_PX,
@@ -46,10 +46,10 @@ from stylemodels.ctb_networks import (
     ContentDiscriminator,
     ContentEncoder,
     ContentTransformation,
+    ExplicitForm,
     StyleDecoder,
     StyleDiscriminator,
     check_channels,
-    in_matrix_form,
 )
 from stylemodels.distributed import weight_of
 from stylemodels.local_norm import NormForm, NormKind
@@ -338,6 +338,15 @@ class Train(Task):
         size, load_size = self.stages[-1].size, self.config.load_size
         return {name: Stream(name, count=2, size=size, load_size=load_size) for name in self.needs.datasets}
 
+    def validation_streams(self) -> dict[str, Stream]:
+        return {"content": replace(self.preview_streams()["content"], count=4)}
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """On the first batch, how results change with the photo."""
+        photos = next(iter(batches))["content"]
+        drawn = torch.cat([torch.as_tensor(self.repaint(photo[None], 1.0).image) for photo in photos])
+        return {"content_variety": variety(drawn, photos)}
+
     @torch.inference_mode()
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:
         """Artworks; every photo, what becomes of it without T, and with T."""
@@ -349,22 +358,7 @@ class Train(Task):
         return grid
 
     def onnx_form(self) -> nn.Module:
-        return ExplicitForm(self)
-
-
-class ExplicitForm(nn.Module):
-    """content -> D(T(E(content))), with windows as ONNX can say them."""
-
-    def __init__(self, task: Train) -> None:
-        super().__init__()
-        self.window = task.stages[-1].window
-        self.networks = nn.ModuleList(in_matrix_form(deepcopy(n)) for n in (task.encoder, task.transform, task.decoder))
-
-    def forward(self, content: Tensor) -> Tensor:
-        values = signed(content)
-        for network in self.networks:
-            values = network(values, self.window)
-        return (values + 1) / 2
+        return ExplicitForm(self.encoder, self.transform, self.decoder, window=self.stages[-1].window)
 
 
 def signed(pictures: Tensor) -> Tensor:
