@@ -1,7 +1,7 @@
 """How one training picture is cut out and varied: the recipes that `Stream.augment` names.
 
 Every recipe is a function of a picture (3, H, W), uint8, both sides at least `kept_least`, and of a random generator
-that belongs to this one draw; it gives (3, size, size), uint8.
+that belongs to this one draw (that of "tpfr" also of one that belongs to a couple); it gives (3, size, size), uint8.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def color_jitter(stream: Stream) -> float:
     return COLOR_JITTER if stream.color_jitter is None else stream.color_jitter
 
 
-def cut(picture: Tensor, stream: Stream, random: np.random.Generator) -> Tensor:
-    """`picture` as the stream's recipe has it."""
+def cut(picture: Tensor, stream: Stream, random: np.random.Generator, couple: np.random.Generator) -> Tensor:
+    """`picture` as the stream's recipe has it. couple: begins alike for the pictures that are loaded together."""
     match stream.augment:
         case "none":
             return crop(picture, stream, random)
         case "flip":
             return mirrored(crop(picture, stream, random), random)
         case "tpfr":
-            return tpfr(picture, stream, random)
+            return tpfr(picture, stream, random, couple)
         case "ctb" | "ctb-artwork":
             return ctb(picture, stream, random)
         case "cifar":
@@ -83,11 +83,14 @@ def mirrored(picture: Tensor, random: np.random.Generator) -> Tensor:
     return picture.flip(2) if random.integers(2) == 1 else picture
 
 
-def tpfr(picture: Tensor, stream: Stream, random: np.random.Generator) -> Tensor:
-    """Two-Stage Peer-Regularized Feature Recombination: a random scale, place, mirror image and shift of colours."""
+def tpfr(picture: Tensor, stream: Stream, random: np.random.Generator, couple: np.random.Generator) -> Tensor:
+    """Two-Stage Peer-Regularized Feature Recombination: a random scale, place, mirror image and shift of colours.
+
+    The scale is the couple's: a photo and a painting that a critic compares do not differ in it.
+    """
     jitter = scale_jitter(stream)
     nominal = stream.load_size or min(picture.shape[1:])
-    scaled = _scaled(picture, int(nominal * random.uniform(1 - jitter, 1 + jitter)), stream.size)
+    scaled = _scaled(picture, int(nominal * couple.uniform(1 - jitter, 1 + jitter)), stream.size)
     piece = mirrored(crop(scaled, stream, random), random)
     return _levels(jittered(to_float(piece), color_jitter(stream), random))
 

@@ -225,7 +225,7 @@ class StreamReader:
         _check(name, stream, source, share)
         self.name, self.stream, self.source, self.cache = name, stream, source, cache
         self.own = part_of_worker(stream, *share)
-        self.key = f"{seed}/{name}"
+        self.seed, self.key = seed, f"{seed}/{name}"
         self.members = members_of(name, stream, source)
         self.by_class = _by_class(name, stream, source, self.members)
         of_class = {f"of-class/{label}": pictures for label, pictures in self.by_class.items()}
@@ -285,8 +285,14 @@ class StreamReader:
         return generator(f"{self.key}/{row}/{turn}").permutation(np.array(self._rows[row], dtype=np.int64))
 
     def _cut(self, draw: Draw) -> Tensor:
+        """The first pictures of a group that stays together are a couple over all streams, and so are the second ones.
+
+        Of a group of four the third is with the first and the fourth with the second.
+        """
         scaled = self.cache.get(self.source, draw.picture, self.stream)
-        return cut(scaled, self.stream, generator(f"{self.key}/cut/{draw.position}"))
+        group, place = divmod(draw.position, self.stream.per_class * self.stream.together)
+        couple = generator(f"{self.seed}/couple/{group}/{place % 2}")
+        return cut(scaled, self.stream, generator(f"{self.key}/cut/{draw.position}"), couple)
 
 
 class PictureCache:

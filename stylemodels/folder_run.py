@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stylemodels import checkpoint
+from stylemodels.collapse import concerns
 from stylemodels.data import Batches, FolderSource, repetitions
 from stylemodels.encoders import load_encoder
 from stylemodels.export import Card, read_base, write_model
@@ -90,6 +91,8 @@ class FolderRun:
                     terms = self.run.advance(batches.at(self.run.step)) | self._validation_if_due()
                     speed = (self.run.step - first) / (time.monotonic() - started_at)
                     say(self.run.step, self.run.total_steps, terms, speed)
+                    for concern in concerns(terms):
+                        print(f"step {self.run.step}: {concern}")
                     self._save_if_due()
                     self._draw_previews_if_due()
         card = Card(seed=self.seed, base_model=self.base_name, losses=terms)

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from orchestrator.store.tables import Job
+from stylemodels.collapse import concerns
 from stylemodels.data import Batches
 from stylemodels.method import Batch, Stream, load_exactly
 from stylemodels.train import Run, copied, due, preview_due, trained_state
@@ -51,6 +52,8 @@ class Training:
         if checkpoint_due:
             terms |= self._validation()
         self.spool.step_done(self.run.step, terms, images=images)
+        for concern in concerns(terms):
+            self.spool.log(f"step {self.run.step}: {concern}", "warning")
         if checkpoint_due:
             self.spool.checkpoint(self.run.snapshot())
         self._draw_start()

@@ -18,7 +18,7 @@ and who of the two sides moves when. Their earlier method is w_adv_style 1, w_px
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,6 +37,7 @@ from stylemodels.adversarial import (
     wins,
 )
 from stylemodels.class_lists import check_scenes, places_in
+from stylemodels.collapse import variety
 from stylemodels.ctb_losses import DISTANCES, Metric, pooled_loss
 from stylemodels.ctb_networks import (
     CODE_PX,
@@ -343,6 +344,15 @@ class Train(Task):
         """In the warm-up already the photos of objects, so that all sheets compare."""
         size, load_size = self.stages[-1].size, self.config.load_size
         return {name: Stream(name, count=2, size=size, load_size=load_size) for name in self.needs.datasets}
+
+    def validation_streams(self) -> dict[str, Stream]:
+        return {"content": replace(self.preview_streams()["content"], count=4)}
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """On the first batch, how results change with the photo."""
+        photos = next(iter(batches))["content"]
+        drawn = torch.cat([torch.as_tensor(self.repaint(photo[None], 1.0).image) for photo in photos])
+        return {"content_variety": variety(drawn, photos)}
 
     @torch.inference_mode()
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:

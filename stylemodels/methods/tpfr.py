@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, pad, smooth_l1_loss
 from torch.optim import Adam, Optimizer
 
+from stylemodels.collapse import variety
 from stylemodels.features import at_least_float32
 from stylemodels.gan import relativistic_critic_loss, relativistic_generator_loss
 from stylemodels.method import Batch, Given, Gradients, Method, Needs, Picture, Stream, Style, Task
@@ -218,9 +219,8 @@ class Train(Task):
         main = self.gradients(sum_of(main_terms.values()), "main")
         disc_terms, scores = self.disc_terms(p)
         disc = self.gradients(sum_of(disc_terms.values()), "disc")
-        spread = self.spread(p)
         self.update(aux, main, disc)
-        figures = {"positive_distance": positive, "negative_distance": negative, "spread": spread}
+        figures = {"positive_distance": positive, "negative_distance": negative}
         rate = torch.tensor(self.config.lr * self.lr_scale("main"))
         return aux_terms | main_terms | disc_terms | figures | scores | self.norms(aux + main + disc) | {"lr": rate}
 
@@ -238,8 +238,8 @@ class Train(Task):
 
     def couples(self, batch: Batch) -> Sequence[Tensor]:
         """x_i1, x_i2, x_t1, x_t2, (N, 3, H, W) each."""
-        if self.config.pairing == "all_to_all":
-            return [batch["style"][place::4] for place in range(4)]
+        if self.config.pairing == "all_to_all":  # of two classes the stream always begins with the same one
+            return [batch["style"][place::4] for place in ((0, 1, 2, 3) if self.step % 2 == 0 else (2, 3, 0, 1))]
         return [batch[name][place::2] for name in ("content", "style") for place in range(2)]
 
     def of_itself(self, code: Code) -> Code:
@@ -292,19 +292,6 @@ class Train(Task):
         scores = {"real_score": torch.stack(real).mean(), "fake_score": torch.stack(fake).mean()}
         return {"disc_loss": self.config.lambda_disc * sum_of(losses) / 2}, scores
 
-    @torch.no_grad()
-    def spread(self, p: Pass) -> Tensor:
-        """How much the first photo's result changes with the painting, between two of one class: 0 if D has collapsed.
-
-        Mean absolute difference of pixels in [0, 1], drawn as a finished model would.
-        """
-        self.transfer.eval()
-        z_i, z_t1, z_t2 = (Code(*(part.detach()[:1] for part in z.code)) for z in (p.z_i1, p.z_t1, p.z_t2))
-        first, second = (self.decoder(self.transfer(z_i, z_t)) for z_t in (z_t1, z_t2))
-        self.transfer.train(self.training)
-        changed: Tensor = (first - second).abs().mean() / 2
-        return changed
-
     def norms(self, gradients: Gradients) -> dict[str, Tensor]:
         """The norm of each network's gradient."""
         norms = {}
@@ -351,6 +338,18 @@ class Train(Task):
             "content": replace(photos, count=min(photos.count, 2)),
             "style": replace(paintings, count=min(2 * photos.count, 4), balanced=True),
         }
+
+    def validation_streams(self) -> dict[str, Stream]:
+        """Two photos, and paintings of two classes."""
+        return {name: replace(stream, count=2) for name, stream in self.preview_streams().items()}
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """On the first batch, how results change with the photo and with the painting."""
+        batch = next(iter(batches))
+        own, given = ([self.encode(image[None]) for image in batch[name]] for name in ("content", "style"))
+        drawn = torch.stack([torch.cat([self.decoder(self.transfer(z_i, z_t)) for z_t in given]) for z_i in own]) / 2
+        by_photo, by_painting = variety(drawn, batch["content"]), variety(drawn.transpose(0, 1), batch["style"])
+        return {"content_variety": by_photo, "style_variety": by_painting}
 
     @torch.inference_mode()
     def preview(self, batch: Batch) -> list[tuple[str, Tensor]]:

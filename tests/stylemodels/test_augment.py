@@ -35,7 +35,7 @@ def stream(recipe, *, size=32, **options) -> Stream:
 
 
 def drawn(recipe, key, picture=PICTURE, **options):
-    return cut(picture, stream(recipe, **options), generator(key))
+    return cut(picture, stream(recipe, **options), generator(key), generator(f"couple/{key}"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -163,7 +163,7 @@ def test_its_artworks_show_twice_as_much_in_a_crop_as_its_photographs():
 
 def test_a_content_transformation_block_without_chance_is_a_crop():
     told = Told(1.0, 3, 5, 0.4, 0, np.zeros((2, 2)), np.zeros(3), 0)
-    piece = cut(PICTURE, stream("ctb", load_size=64), told)
+    piece = cut(PICTURE, stream("ctb", load_size=64), told, told)
     assert (piece.int() - PICTURE[:, 3:35, 5:37].int()).abs().max() <= 1
     assert told.values == []
 

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from stylemodels import checkpoint
 from stylemodels.class_lists import check_scenes, places_in
+from stylemodels.collapse import concerns
 from stylemodels.ctb_losses import cosine_loss, pooled_loss
 from stylemodels.export import write_model
 from stylemodels.method import Given, Picture
@@ -353,6 +354,18 @@ def test_a_preview_shows_every_photo_without_and_with_t():
     names = [name for name, _ in run.preview(batch_of(task.preview_streams()))]
     shown = [f"{what}-{n}" for n in range(1, 5) for what in ("content", "without-transformation", "result")]
     assert names == ["style-1", "style-2", *shown]
+
+
+def test_a_decoder_that_draws_every_photo_alike_is_a_concern():
+    run, task = training()
+    shown = batch_of(task.validation_streams())
+    figures = run.evaluate([shown])
+    assert figures.keys() == {"validation_content_variety"}
+    assert concerns(figures) == []
+    for parameter in task.decoder.parameters():
+        nn.init.zeros_(parameter)
+    (told,) = concerns(run.evaluate([shown]))
+    assert told.startswith("validation_content_variety is 0.000")
 
 
 def test_a_finished_model_has_no_discriminators(tmp_path: Path):

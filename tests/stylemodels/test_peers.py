@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, softplus
+from torch.nn.functional import cosine_similarity, dropout, softplus
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -141,6 +141,26 @@ def test_a_batch_of_two_is_two_batches_of_one(training: bool):
         one = made(Code(*(part[n : n + 1] for part in own)), Code(*(part[n : n + 1] for part in given)))
         for found, expected in zip(one, both, strict=True):
             assert_close(found, expected[n : n + 1])
+
+
+def test_in_training_scores_are_dropped_before_they_become_weights():
+    """A score that is dropped is 0, its weight is not: softplus comes after."""
+    made = layer().train()
+    queries, peers = torch.randn(49, CONTENT, dtype=torch.float64), torch.randn(30, CONTENT, dtype=torch.float64)
+    asked, offered = made.content_head(queries, peers)
+    torch.manual_seed(4)
+    graph = made.graph(made.content_head, queries, peers)
+    torch.manual_seed(4)
+    kept = dropout(torch.ones(49, 5, dtype=torch.float64), 0.2)
+    assert (kept == 0).any()
+    expected = softplus(kept * (asked[:, None] + offered[graph.neighbours])).softmax(1)
+    assert_close(graph.weight, expected)
+
+
+def test_in_training_queries_and_peers_have_batch_statistics_of_their_own():
+    head, queries = layer().train().content_head, torch.randn(9, CONTENT, dtype=torch.float64)
+    first, second = (head(queries, torch.randn(7, CONTENT, dtype=torch.float64) + n)[0] for n in range(2))
+    assert torch.equal(first, second)
 
 
 def test_the_global_half_of_the_new_style_is_the_style_s():

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, pad
 from torch.testing import assert_close
 
+from stylemodels import collapse
+from stylemodels.collapse import concerns
 from stylemodels.data import Batches, FolderSource
 from stylemodels.describe import on_meta_device
 from stylemodels.distributed import Group, part_of, weight_of
 from stylemodels.export import write_model
+from stylemodels.folder_run import FolderRun
 from stylemodels.method import Given, Style, Task
 from stylemodels.methods import find_task
 from stylemodels.methods.tpfr import StylizeControls, Train, TrainConfig, code_loss, distances, metric_loss
@@ -27,6 +30,7 @@ from stylemodels.train import Diverged, Run, build_task, trained_state
 from tests import images
 from tests.stylemodels.test_distributed import part, together
 from tests.stylemodels.toy import (
+    SMALL,
     advance,
     batch_of,
     fixed_batch,
@@ -79,6 +83,65 @@ def test_pictures_of_256_px_have_the_published_shapes_everywhere():
     assert (picture.shape[1:], scores.shape[1:]) == ((3, 256, 256), (1, 68, 68))
 
 
+def normed(values: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(values, (2, 3), correction=0, keepdim=True)
+    return (values - mean) / (variance + 1e-5).sqrt()
+
+
+def plain(layer: nn.Module, values: Tensor, *, zeros: int = 0, mirror: int = 0, stride: int = 1) -> Tensor:
+    """A convolution around which so many pixels are added on every side."""
+    framed = pad(values, [mirror] * 4, mode="reflect") if mirror else pad(values, [zeros] * 4)
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    return conv2d(framed, weight, bias, stride)
+
+
+def block(layers: Any, values: Tensor) -> Tensor:
+    inner = normed(plain(layers[0].conv, values, mirror=1))
+    return values + normed(plain(layers[1].conv, torch.where(inner > 0, inner, 0.25 * inner), mirror=1))
+
+
+def test_the_networks_are_the_published_ones_layer_by_layer():
+    """Paddings, norms, slopes and the order of the style code's halves, against plain functions in float64."""
+    task: Any = small_task(NAME, width=8).double().eval()
+    for name, parameter in task.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter)
+    E, D, C = task.encoder, task.decoder, task.critic.layers
+    x = 2 * torch.rand(1, 3, 52, 64, dtype=torch.float64) - 1
+
+    middle = normed(plain(E.pre[0].conv, x, mirror=3)).relu()
+    middle = normed(plain(E.pre[1].conv, middle, zeros=1, stride=2)).relu()
+    z = block(E.main[1], normed(plain(E.main[0].conv, middle, zeros=1, stride=2)).relu())
+    content, seen, local = normed(plain(E.main[2].conv, z)).relu().split(32, dim=1)
+    for layer in E.glob:
+        seen = normed(plain(layer.conv, seen, zeros=1, stride=2)).relu()
+    style = torch.cat([seen.mean((2, 3), keepdim=True).expand_as(local), local], 1)
+    found = E(x)
+    for own, expected in zip((*found.code, found.middle), (content, style, middle), strict=True):
+        assert_close(own, expected)
+
+    y = block(D.trunk[0], normed(plain(D.merge.conv, torch.cat([content, style], 1))).relu())
+    for layer in D.up:
+        y = normed(conv_transpose2d(y, layer.conv.weight, layer.conv.bias, stride=2, padding=1)).relu()
+    y = plain(D.out, y, mirror=3).tanh()
+    assert_close(D(found.code), y)
+
+    scores = leaky_relu(plain(C[0], torch.cat([y, x], 1), zeros=2, stride=2), 0.2)
+    for place, stride in ((2, 2), (3, 1), (4, 1)):
+        scores = leaky_relu(normed(plain(C[place].conv, scores, zeros=2, stride=stride)), 0.2)
+    assert_close(task.critic(y, x), plain(C[5], scores, zeros=2))
+
+
+def test_weights_start_small_and_biases_at_zero():
+    task = small_task(NAME, width=16)
+    layers = [m for m in task.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    assert abs(weights.mean()) < 1e-4
+    assert not any(layer.bias.any() for layer in layers)
+    assert {p.item() for m in task.modules() if isinstance(m, nn.PReLU) for p in m.parameters()} == {0.25}
+
+
 def test_content_and_style_may_differ_in_size_and_what_the_critic_compares_may_not():
     """Check 2."""
     task = small_task(NAME).eval()
@@ -105,6 +168,9 @@ def test_the_critic_sees_noise_in_training_only():
     assert not torch.equal(critic(picture, picture), critic(picture, picture))
     critic.eval()
     assert torch.equal(critic(picture, picture), critic(picture, picture))
+    critic.train().layers = nn.Identity()  # type: ignore[assignment]
+    deviations = (critic(picture, picture) - torch.cat([picture, picture], 1)).std((0, 2, 3))
+    assert_close(deviations, torch.full((6,), 0.1), atol=0.01, rtol=0)
 
 
 def test_the_metric_loss_pulls_one_class_together_and_pushes_two_apart():
@@ -130,7 +196,7 @@ def huber(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum(1).mean()
 
 
-def written_out(task: Task, x: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def written_out(task: Task, x: Sequence[Tensor], margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """L_D~, L_D and L_C of x_i1, x_i2, x_t1, x_t2, each network a plain function and each sg() in its place."""
     E, T, D, A, C = task.encoder, task.transfer, task.decoder, task.aux_decoder, task.critic
     (i1, m_i1), (i2, _), (t1, _), (t2, m_t2) = (E(image) for image in x)
@@ -142,7 +208,7 @@ def written_out(task: Task, x: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor
     cont = (huber(zf.content, sg_i1.content) + huber(zr.content, sg_i1.content)) / 2
     pos = (huber(t2.style, sg_t1.style) + huber(i2.style, sg_i1.style)) / 2
     neg = (huber(i2.style, sg_t1.style) + huber(t2.style, sg_i1.style)) / 2
-    style = pos + (1.0 - neg).clamp(min=0)
+    style = pos + (margin - neg).clamp(min=0)
     idt_aux = ((aux_i - x[0]) ** 2).mean() / 2 + ((aux_t - x[3]) ** 2).mean() / 2
     cycle = huber(zi.content, sg_i1.content) + huber(zi.style, sg_i1.style) + huber(mi, m_i1.detach())
     cycle = (cycle + huber(zt.style, sg_t2.style) + huber(mt, m_t2.detach())) / 5
@@ -162,12 +228,13 @@ def written_out(task: Task, x: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor
 def test_terms_and_gradients_are_those_of_the_equations():
     """Every loss of the paper with the factors of the authors' code, and every gradient, in float64.
 
-    After Adam's first step its first moment is (1 - beta1) times the gradient.
+    With a margin so wide that styles of two classes are not apart enough yet. After Adam's first step its first moment
+    is (1 - beta1) times the gradient.
     """
-    run, other = exact_run(), exact_run()
+    run, other = exact_run(ml_margin=100.0), exact_run()
     batch = double(fixed_batch(run.task))
     x = [2 * batch[name][place::2] - 1 for name in ("content", "style") for place in (0, 1)]
-    aux, main, disc = written_out(other.task, x)
+    aux, main, disc = written_out(other.task, x, margin=100.0)
     terms = run.advance(batch)
     names = ["cont_loss", "style_loss", "idt_aux_loss", "cycle_aux_loss"]
     assert sum(terms[name] for name in names) == pytest.approx(aux.item(), rel=1e-6)
@@ -279,6 +346,35 @@ def test_two_classes_that_are_drawn_together_differ(folders: Path):
     assert (labels[:, 0, 0] != labels[:, 1, 0]).all()
 
 
+def test_of_two_classes_each_is_the_content_s_in_every_other_step(folders: Path):
+    """Two classes come in one order for ever."""
+    (folders / "style" / "artist-2").rename(folders / "spare")
+    task, contents = small_task(NAME, pairing="all_to_all"), []
+    for task.step, batch in enumerate(batches(folders, 4, pairing="all_to_all")):
+        i1, i2, t1, t2 = (labels.tolist() for labels in task.couples({"style": batch["style_label"]}))
+        assert i1 == i2 != t1 == t2
+        contents.append(i1[0])
+    assert contents in ([0, 1, 0, 1], [1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("pairing", ["photo_to_class", "all_to_all"])
+def test_the_critic_s_pictures_share_their_scale_and_its_references_another(pairing: str, tmp_path: Path):
+    """Slopes of ramps tell the scale: x_i1 and x_t1 have one, x_i2 and x_t2 one of their own."""
+    ramps = [(2 * torch.arange(96.0) + start).expand(1, 3, 64, 96) / 255 for start in range(12)]
+    write_pictures(tmp_path / "content", torch.cat(ramps[:4]))
+    for label in range(2):
+        write_pictures(tmp_path / "style" / str(label), torch.cat(ramps[4 + 4 * label : 8 + 4 * label]))
+    slopes = []
+    task = small_task(NAME, pairing=pairing)
+    for batch in batches(tmp_path, 8, pairing=pairing, color_jitter=0.0):
+        couples = torch.stack(list(task.couples(batch))) * 255
+        slopes.append((couples[..., 0, 8, 40] - couples[..., 0, 8, 8]).abs() / 32)
+    i1, i2, t1, t2 = torch.cat(slopes, dim=1)
+    assert_close(i1, t1, atol=0.07, rtol=0)
+    assert_close(i2, t2, atol=0.07, rtol=0)
+    assert (i1 - i2).abs().max() > 0.15
+
+
 def test_of_two_classes_all_four_pictures_are_used(tmp_path: Path):
     run = exact_run(pairing="all_to_all")
     batch = double(fixed_batch(run.task))
@@ -357,16 +453,37 @@ def test_the_terms_tell_how_the_game_stands():
     (terms,) = advance(small_run(NAME), 1)
     assert {f"{name}_gradient" for name in NETWORKS} <= set(terms)
     assert all(terms[f"{name}_gradient"] > 0 for name in NETWORKS)
-    assert {"positive_distance", "negative_distance", "real_score", "fake_score", "spread"} <= set(terms)
+    assert {"positive_distance", "negative_distance", "real_score", "fake_score"} <= set(terms)
     assert terms["lr"] == pytest.approx(1e-3)
 
 
-def test_the_spread_is_zero_for_a_decoder_that_has_collapsed():
+def test_a_decoder_that_has_collapsed_is_a_concern():
     run = small_run(NAME)
-    passed = run.task.passed(fixed_batch(run.task))
-    assert run.task.spread(passed) > 0
+    shown = batch_of(run.task.validation_streams())
+    figures = run.evaluate([shown])
+    assert figures.keys() == {"validation_content_variety", "validation_style_variety"}
+    assert concerns(figures) == []
     nn.init.zeros_(run.task.decoder.merge.conv.weight)
-    assert run.task.spread(passed) == 0
+    collapsed = run.evaluate([shown])
+    assert set(collapsed.values()) == {0.0}
+    assert len(concerns(collapsed)) == 2
+
+
+def test_a_training_on_folders_tells_concerns(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(collapse, "LEAST_VARIETY", 1e9)
+    settings = {**SMALL[NAME], "steps": 1, "onnx": False}
+    run = FolderRun(NAME, settings, folders={n: folders / n for n in ("content", "style")}, out=tmp_path / "out")
+    run.train(resume=False, say=lambda *_: None)
+    assert "step 1: validation_style_variety is" in capsys.readouterr().out
+
+
+def test_a_layer_that_gives_every_painting_the_same_style_is_a_concern_of_its_own():
+    run = small_run(NAME)
+    run.task.transfer.forward = lambda own, given: own
+    (told,) = concerns(run.evaluate([batch_of(run.task.validation_streams())]))
+    assert told.startswith("validation_style_variety")
 
 
 def test_a_preview_shows_both_decoders_and_training_does_not_notice():

@@ -9,7 +9,9 @@ import pytest
 
 from orchestrator.objects import Missing, log_key
 from orchestrator.states import ErrorType, Move
+from stylemodels import collapse
 from tests.servers import S3Server
+from tests.stylemodels.toy import SMALL
 from tests.waiting import wait_until
 from tests.workers.bench import ADAPT, TENANT, TRAIN, Bench, photos
 from tests.workers.running import at_work, wait_for_step
@@ -153,6 +155,18 @@ def test_the_log_of_an_attempt_is_kept_in_the_object_store(stocked: Bench) -> No
     lines = [json.loads(line) for line in stocked.objects.get(log_key(TENANT, job_id, 1)).splitlines()]
     assert lines[-1]["level"] == "error"
     assert "lower the learning rate" in lines[-1]["text"]
+
+
+def test_a_generator_that_has_collapsed_is_told_in_the_log(stocked: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every checkpoint; here whatever it draws counts as all the same."""
+    monkeypatch.setattr(collapse, "LEAST_VARIETY", 1e9)
+    every = {"steps": 2, "checkpoint_every": 1, "preview_every": 2, "onnx": False}
+    job = stocked.finished("tpfr/train", config={**SMALL["tpfr/train"], **every})
+    lines = [json.loads(line) for line in stocked.objects.get(log_key(TENANT, job.id, 1)).splitlines()]
+    told = [line["text"] for line in lines if line["level"] == "warning" and "mode collapse" in line["text"]]
+    figures = ("validation_content_variety", "validation_style_variety")
+    expected = [f"step {step}: {figure}" for step in (1, 2) for figure in figures]
+    assert [text.partition(" is ")[0] for text in told] == expected
 
 
 @pytest.mark.parametrize(
