@@ -113,6 +113,13 @@ def test_what_cannot_be_compared_is_refused_under_its_field(stocked: Api, change
     assert pointers(stocked.post("/v1/comparisons", body(**changes))) == [pointer]
 
 
+def test_no_more_pictures_are_asked_for_than_a_sheet_shows(stocked: Api, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("orchestrator.api.comparisons.MOST_DRAWN", 3)
+    refused = stocked.post("/v1/comparisons", body())
+    assert pointers(refused) == ["/models"]
+    assert "4 pictures of 2 pairs, at most 3 are drawn in all" in refused.text
+
+
 def test_it_is_listed_cancelled_and_deleted(stocked: Api):
     first, second = submitted(stocked, name="first"), submitted(stocked, name="second")
     listed = stocked.get("/v1/comparisons?limit=1").json()
