@@ -102,9 +102,12 @@ def contestants_of(options: argparse.Namespace) -> list[Contestant]:
 
 
 def named(text: str) -> tuple[str, str]:
-    """`mine=run/model` is a name and a place; a place alone has the name of its last part that is not `model`."""
+    """`mine=run/model` is a name and a place; a place alone has the name of its last part that is not `model`.
+
+    Names have no `/`: pictures are called after them.
+    """
     name, equals, place = text.partition("=")
-    if equals:
+    if equals and "/" not in name:
         return name, place
     parts = [part for part in Path(text).parts if part not in ("model", "/")]
     return (parts or [text])[-1], text

@@ -246,5 +246,10 @@ def test_the_sample_sheet_is_the_published_row(task: Train):
 def test_the_other_reconstruction_shows_photos_given_back():
     task = small_task("aams/avatar-net", batch_size=5)
     assert task.preview_streams()["content"].count == 3
-    sheet = task.preview({"content": photos(1, 32)})
-    assert [name for name, _ in sheet] == ["content-1", "style-1", "back-1", "result-1"]
+    pair = photos(2, 32)
+    sheet = task.preview({"content": pair})
+    assert [name for name, _ in sheet] == [
+        f"{name}-{n}" for n in (1, 2) for name in ("content", "style", "back", "result")
+    ]
+    result = image_of(task.stylize(pair[:1], [Style(pair[1:])], task.Controls()))
+    assert_close(dict(sheet)["result-1"][None], result)

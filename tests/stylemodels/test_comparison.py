@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from stylemodels.__main__ import main
+from stylemodels.commands.compare import named
 from stylemodels.comparison import Contestant, Drawn, compare, distances, table
 from stylemodels.encoders import load_encoder
 from stylemodels.export import write_model
@@ -196,6 +197,18 @@ def test_the_command_writes_sheet_table_and_pictures(tmp_path: Path, capsys: pyt
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width == 4 * (TILE_PX + GAP_PX) + GAP_PX
     assert "not trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "place"),
+    [
+        ("mine=run/model", "mine", "run/model"),
+        ("run/model", "run", "run/model"),
+        ("runs/lr=0.1/model", "lr=0.1", "runs/lr=0.1/model"),
+    ],
+)
+def test_a_model_has_the_name_that_it_was_given_or_its_folder_s(text: str, name: str, place: str):
+    assert named(text) == (name, place)
 
 
 @pytest.mark.parametrize(
