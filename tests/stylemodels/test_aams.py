@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
@@ -120,6 +120,7 @@ def test_the_decoder_is_the_published_chain_and_paints_around_mid_grey():
     expected = features
     for layer, *then in CHAIN:
         conv = decoder.get_submodule(layer)
+        assert isinstance(conv, nn.Conv2d)
         expected = conv2d(expected, conv.weight, conv.bias, padding=1)
         for step in then:
             match step:
@@ -131,6 +132,7 @@ def test_the_decoder_is_the_published_chain_and_paints_around_mid_grey():
                     expected = 1 - scales[tap] * expected
     found = decoder(features, lambda x, tap: 1 - scales[tap] * x)
     assert_close(found, expected)
+    assert decoder.inv_conv1_1.bias is not None
     assert decoder.inv_conv1_1.bias.tolist() == [0.5, 0.5, 0.5], "127.5 of 255"
 
 
