@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stylemodels.encoders import Encoder
+from stylemodels.images import resize
 from stylemodels.memory import peak
 from stylemodels.method import Style
 from stylemodels.quality import MIN_SIDE_PX, TAPS, content_distance, gram_distance, shorter_side
@@ -23,6 +24,7 @@ from stylemodels.sheet import Cell
 from stylemodels.stylize import Model
 
 CONTENT_TAP = "relu4_1"
+MOST_PX = 1 << 21  # of a style, and of what is measured: an encoder holds more than a thousand bytes for each pixel
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,22 @@ def compare(
 ) -> list[Line]:
     """Every contestant draws every content in every style; a model that is one style itself draws the contents alone.
 
-    contents, styles: (1, 3, H, W) in [0, 1]. size: shorter side of the contents, pixels; 0 keeps them. drew: is given
-    each picture as soon as it is there. report: told how much is done, 0 to 1.
+    contents, styles: (1, 3, H, W) in [0, 1]; styles of more than MOST_PX are scaled down to it. size: shorter side of
+    the contents, pixels; 0 keeps them. drew: is given each picture as soon as it is there. report: told how much is
+    done, 0 to 1, also while a picture is drawn.
 
     Raises ValueError that names a picture or a contestant.
     """
-    check(contestants, contents, styles)
     photos = [shorter_side(content, size) for content in contents]
+    paintings = [bounded(style) for style in styles]
+    check(contestants, photos, paintings)
     lines = []
     for place, contestant in enumerate(contestants):
 
         def shares(share: float, place: int = place) -> None:
             report((place + share) / len(contestants))
 
-        lines.append(_line(contestant, photos, styles, encoder, drew, shares))
+        lines.append(_line(contestant, photos, paintings, encoder, drew, shares))
     return lines
 
 
@@ -126,19 +130,24 @@ def _line(
     seconds, megapixels, peaks, losses = [], [], [], []
     for n, photo in enumerate(photos):
         for m, chosen in enumerate(shown):
+
+            def shares(share: float, done: int = n * len(shown) + m) -> None:
+                report((done + share) / (len(photos) * len(shown)))
+
             began = time.perf_counter()
             try:
                 with peak(photo.device) as memory:
-                    picture = model.stylize(photo, chosen, contestant.controls)
+                    picture = model.stylize(photo, chosen, contestant.controls, report=shares)
             except ValueError as error:
                 raise ValueError(f"{contestant.name}: {error}") from error
             seconds.append(time.perf_counter() - began)
+            if not picture.isfinite().all():
+                raise ValueError(f"{contestant.name}: it drew values that are not numbers")
             megapixels.append(picture.shape[-1] * picture.shape[-2] / 1e6)
             peaks.append(memory.mib)
             for place in range(len(styles)) if is_style else [m]:
                 drew(Drawn(contestant.name, n, place, picture))
                 losses.append(distances(picture, photo, styles[place], encoder))
-            report((n * len(shown) + m + 1) / (len(photos) * len(shown)))
     known = [mib for mib in peaks if mib is not None]
     return Line(
         name=contestant.name,
@@ -175,14 +184,26 @@ def blocks(
 
 @torch.inference_mode()
 def distances(picture: Tensor, content: Tensor, style: Tensor, encoder: Encoder) -> tuple[float, float]:
-    """Content and style distance (`quality.py`). A picture of another size is measured against the content at its."""
+    """Content and style distance (`quality.py`). A picture of another size is measured against the content at its.
+
+    Pictures of more than MOST_PX are measured at it.
+    """
     if picture.shape != content.shape:
         content = shorter_side(content, min(picture.shape[-2:]))
-    of_picture, of_content, of_style = (encoder(image, TAPS) for image in (picture, content, style))
+    of_picture, of_content, of_style = (encoder(bounded(image), TAPS) for image in (picture, content, style))
     return (
         float(content_distance(of_picture[CONTENT_TAP], of_content[CONTENT_TAP])),
         float(gram_distance(of_picture, of_style)),
     )
+
+
+def bounded(image: Tensor) -> Tensor:
+    """(1, 3, H, W) in [0, 1] scaled down to MOST_PX if it has more, in its proportions."""
+    height, width = image.shape[-2:]
+    if height * width <= MOST_PX:
+        return image
+    scale = (MOST_PX / (height * width)) ** 0.5
+    return resize(image, int(scale * height), int(scale * width))
 
 
 def styles_of(model: Model) -> str:

@@ -20,6 +20,7 @@ from stylemodels.features import gram, mean_std
 from stylemodels.images import resize, scaled_to_shorter
 from stylemodels.method import Style
 from stylemodels.methods import gatys
+from stylemodels.prepare import Size, check_in_memory
 from stylemodels.stylize import Model
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -199,11 +200,12 @@ def mean_of(measures: Sequence[Measures]) -> Measures:
 
 
 def shorter_side(image: Tensor, size: int) -> Tensor:
-    """(1, 3, H, W) scaled so that its shorter side is `size`; 0 keeps it."""
+    """(1, 3, H, W) scaled so that its shorter side is `size`; 0 keeps it. Raises ValueError if that is too large."""
     height, width = image.shape[-2:]
     if size == 0 or min(height, width) == size:
         return image
     width, height = scaled_to_shorter(width, height, size)
+    check_in_memory(Size(height, width))
     return resize(image, height, width)
 
 

@@ -10,6 +10,8 @@ Sources: Chen & Schmidt 2016 (arXiv:1612.04337); Sheng et al. 2018 (arXiv:1805.0
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
@@ -50,7 +52,7 @@ def check_patches(content: Tensor, patch_size: int) -> None:
 def matches(content: Tensor, style: Tensor, patch_size: int, band_rows: int) -> Tensor:
     """Which cell of `style` (C, h, w) has the patch most like that around each cell of `content` (C, H, W).
 
-    band_rows: rows of content at a time; fewer where they would not fit into BAND_NUMBERS.
+    band_rows: rows of content at a time; fewer, and at last parts of rows, where they would not fit into BAND_NUMBERS.
     Returns (H, W), int64: y * w + x. Of equal ones the first.
     """
     radius = patch_size // 2
@@ -59,14 +61,17 @@ def matches(content: Tensor, style: Tensor, patch_size: int, band_rows: int) -> 
     rows, columns = (side + 2 * radius for side in style.shape[1:])
     squares = offered.square().sum(0, keepdim=True)
     inverse = 1 / (avg_pool2d(squares, patch_size, stride=1, divisor_override=1)[0].sqrt() + NORM_EPS)
-    at_once = min(band_rows, BAND_NUMBERS // (around.shape[2] * rows * columns) - 2 * radius)
-    bands = []
-    for top in range(0, content.shape[1], max(at_once, 1)):
-        band = around[:, top : top + max(at_once, 1) + 2 * radius]
+    height, width = content.shape[1:]
+    lines = BAND_NUMBERS // (rows * columns)  # cells of content that are held at once
+    across = min(width, max(lines // patch_size - 2 * radius, 1))
+    down = min(height, band_rows, max(lines // (across + 2 * radius) - 2 * radius, 1))
+    found = torch.empty(height, width, dtype=torch.int64, device=content.device)
+    for top, left in product(range(0, height, down), range(0, width, across)):
+        band = around[:, top : top + down + 2 * radius, left : left + across + 2 * radius]
         products = (band.flatten(1).T @ offered.flatten(1)).view(*band.shape[1:], rows, columns)
         scores = diagonal_sums(diagonal_sums(products, 0, patch_size), 1, patch_size)
-        bands.append(scores.mul_(inverse).flatten(2).argmax(2))
-    return torch.cat(bands)
+        found[top : top + down, left : left + across] = scores.mul_(inverse).flatten(2).argmax(2)
+    return found
 
 
 def diagonal_sums(products: Tensor, dim: int, length: int) -> Tensor:

@@ -15,9 +15,11 @@ from torch import Tensor
 from orchestrator.store import queue
 from orchestrator.store.comparisons import SHEET
 from orchestrator.store.queue import Moved
-from stylemodels.comparison import Contestant, Drawn, Line, Named, blocks, compare
+from stylemodels.comparison import Contestant, Drawn, Line, Named, blocks, bounded, compare
 from stylemodels.images import to_float
-from stylemodels.sheet import contact_sheet
+from stylemodels.quality import shorter_side
+from stylemodels.sheet import contact_sheet, thumbnail
+from stylemodels.stylize import Model
 from workers.endings import Superseded
 from workers.inputs import read_picture
 from workers.publish import put_log
@@ -31,28 +33,34 @@ def run(work: Work) -> Moved:
     """Draw, measure, and end the job. Raises Ended, and ValueError for what cannot be compared."""
     torch.set_num_threads(max(1, work.job.cpus))
     spec = work.job.config
-    pictures = {role: [_picture(work, role, entry) for entry in spec[role]] for role in ("content", "style")}
+    pictures = {
+        "content": [shorter_side(_picture(work, "content", entry), spec["size"]) for entry in spec["content"]],
+        "style": [bounded(_picture(work, "style", entry)) for entry in spec["style"]],
+    }
     encoder = work.encoders.get(spec["encoder"], torch.device("cpu"), work.patience)
-    models = Models(work.platform)
+    models = Models(work.platform, work.patience)
     work.begin(step=0, total_steps=len(spec["models"]))
     drawn: list[Drawn] = []
     for place, entry in enumerate(spec["models"], start=1):
         work.spool.raise_if_over()
-        contestant = Contestant(entry["name"], models.get(entry), entry["controls"], entry["note"])
-        mine: list[Drawn] = []
+        contestant = Contestant(entry["name"], _model(models, entry), entry["controls"], entry["note"])
+
+        def drew(one: Drawn, place: int = place) -> None:
+            ((_, jpeg),) = work.spool.pictures(place, [(f"{one.content + 1}-{one.style + 1}", one.picture[0])])
+            jpeg.result()  # encoded beside the next drawing it would be measured with it
+            drawn.append(one._replace(picture=thumbnail(one.picture)))
+
         (line,) = compare(
             [contestant],
             pictures["content"],
             pictures["style"],
             encoder=encoder,
             size=spec["size"],
-            drew=mine.append,
+            drew=drew,
             report=lambda share: work.spool.raise_if_over(),
         )
-        work.spool.pictures(place, [(f"{one.content + 1}-{one.style + 1}", one.picture[0]) for one in mine])
-        work.spool.step_done(place, figures(line), images=len(mine))
+        work.spool.step_done(place, figures(line), images=len(pictures["content"]) * len(pictures["style"]))
         work.spool.log(f"{line.name}: {line.seconds:.2f} s a picture, style_loss {line.style_loss:.3f}")
-        drawn += mine
     work.spool.pictures(len(spec["models"]), [(SHEET, _sheet(spec, pictures, drawn))])
     work.spool.drain()
     work.patience.call(partial(put_log, work.platform.objects, work.job, work.spool.log_bytes()))
@@ -60,6 +68,14 @@ def run(work: Work) -> Moved:
     if moved is None:
         raise Superseded
     return moved
+
+
+def _model(models: Models, entry: Mapping[str, Any]) -> Model:
+    """Raises ValueError that names the contestant."""
+    try:
+        return models.get(entry)
+    except ValueError as error:
+        raise ValueError(f"{entry['name']}: {error}") from error
 
 
 def figures(line: Line) -> dict[str, float]:

@@ -44,8 +44,9 @@ STORE_PATIENCE_S = 5.0  # somebody is waiting
 class Models:
     """The models that were asked for last, by digest."""
 
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+    def __init__(self, platform: Platform, patience: Patience | None = None) -> None:
+        """patience: with a store that is away; by default of somebody who waits for a picture."""
+        self._platform, self._patience = platform, patience
         self._loaded: OrderedDict[tuple[str, str], Model] = OrderedDict()
 
     def get(self, pinned: Mapping[str, Any]) -> Model:
@@ -60,7 +61,7 @@ class Models:
         return self._loaded[key]
 
     def _load(self, prefix: str, digests: Mapping[str, str]) -> Model:
-        patience = Patience(STORE_PATIENCE_S)
+        patience = self._patience or Patience(STORE_PATIENCE_S)
         with TemporaryDirectory(prefix="model-") as name:
             for file in (MODEL_FILE, CONFIG_FILE):
                 fetch = partial(self._platform.objects.stream, f"{prefix}/{file}")

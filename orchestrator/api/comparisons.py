@@ -35,6 +35,7 @@ router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"])
 MOST_MODELS = 32
 MOST_PICTURES = 16  # of each kind
 MOST_PAIRS = 64
+MOST_DRAWN = 512  # pictures that one sheet shows
 RETRIES = 2
 
 
@@ -190,8 +191,11 @@ def _new(tx: Session, comparison_id: str, tenant: str, body: ComparisonCreate, c
     """Raises Invalid that names the field."""
     _check_encoder(tx, catalogue, body.encoder)
     pins = {role: _pinned(tx, tenant, role, getattr(body, role)) for role in ("content", "style")}
-    if len(body.content.paths) * len(body.style.paths) > MOST_PAIRS:
+    pairs = len(body.content.paths) * len(body.style.paths)
+    if pairs > MOST_PAIRS:
         raise invalid_field("/style/paths", f"at most {MOST_PAIRS} pairs of a content and a style are drawn")
+    if (drawn := pairs * len(body.models)) > MOST_DRAWN:
+        raise invalid_field("/models", f"{drawn} pictures of {pairs} pairs, at most {MOST_DRAWN} are drawn in all")
     contestants = [_contestant(tx, tenant, place, given, catalogue) for place, given in enumerate(body.models)]
     names = [entry["name"] for entry in contestants]
     for place, name in enumerate(names):

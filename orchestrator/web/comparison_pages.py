@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
+from orchestrator import shelf
 from orchestrator.objects import blob_key
 from orchestrator.problems import NotFound
 from orchestrator.scopes import Scope
@@ -15,9 +16,10 @@ from orchestrator.states import TERMINAL
 from orchestrator.store import comparisons
 from orchestrator.store.comparisons import SHEET
 from orchestrator.store.tables import Job
-from orchestrator.web.site import Here, PageRoute, Visitor, render, signed, wants_part
+from orchestrator.web.site import Here, PageRoute, Services, Visitor, render, signed, wants_part
 
 SHOWN = 100  # comparisons in the list
+OFFERED = 500  # models in the form
 ROLES = ("content", "style")
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -27,7 +29,8 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 def comparison_list(request: Request, services: Here, visitor: Visitor) -> HTMLResponse:
     with services.db.read() as tx:
         found = comparisons.page(tx, visitor.tenant, before=None, limit=SHOWN)
-    return render(request, "comparisons.html", comparisons=found)
+        models = _models(tx, services, visitor.tenant) if Scope.SUBMIT in visitor.scopes else []
+    return render(request, "comparisons.html", comparisons=found, models=models)
 
 
 @router.get("/comparisons/{comparison_id}")
@@ -58,6 +61,13 @@ def drawn_picture(services: Here, visitor: Visitor, comparison_id: str, step: in
     if not keys:
         raise NotFound(f"{comparison_id} has no picture {name!r} of model {step}")
     return signed(services, keys[0])
+
+
+def _models(tx: Session, services: Services, tenant: str) -> list[str]:
+    """Names of those that can take part."""
+    offered = [version.model for version in shelf.page(tx, tenant, after=None, limit=OFFERED)]
+    tasks = [(model.name, services.catalogue.task(model.method, model.task)) for model in offered]
+    return [name for name, task in tasks if task is not None and task.styles[0] <= 1]
 
 
 def _of(tx: Session, tenant: str, comparison_id: str) -> Job:

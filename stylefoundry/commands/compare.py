@@ -35,6 +35,8 @@ def compare(
     data_dir: DataDir = None,
 ) -> None:
     """Draw the same pictures with several models on one worker: a contact sheet and a table."""
+    if output.suffix.lower() not in (".jpg", ".jpeg"):
+        raise typer.BadParameter(f"--out {output}: the sheet is a JPEG, so its name ends in .jpg")
     entries = contestants(models, note or [], settings or [])
     with client_of(data_dir) as client:
         made = client.comparisons.submit(

@@ -14,7 +14,7 @@ from stylemodels.commands.folders import pictures_under
 from stylemodels.comparison import Contestant, Drawn, Named, as_json, blocks, compare, table
 from stylemodels.encoders import EncoderName, load_encoder
 from stylemodels.images import load_picture, save_picture
-from stylemodels.sheet import contact_sheet
+from stylemodels.sheet import contact_sheet, thumbnail
 from stylemodels.stylize import load_model
 
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     drawn: list[Drawn] = []
 
     def drew(one: Drawn) -> None:
-        drawn.append(one)
+        drawn.append(one._replace(picture=thumbnail(one.picture)))
         save_picture(one.picture, options.out / f"{one.contestant}-{one.content + 1}-{one.style + 1}.png")
 
     lines = compare(
@@ -102,9 +102,12 @@ def contestants_of(options: argparse.Namespace) -> list[Contestant]:
 
 
 def named(text: str) -> tuple[str, str]:
-    """`mine=run/model` is a name and a place; a place alone has the name of its last part that is not `model`."""
+    """`mine=run/model` is a name and a place; a place alone has the name of its last part that is not `model`.
+
+    Names have no `/`: pictures are called after them.
+    """
     name, equals, place = text.partition("=")
-    if equals:
+    if equals and "/" not in name:
         return name, place
     parts = [part for part in Path(text).parts if part not in ("model", "/")]
     return (parts or [text])[-1], text

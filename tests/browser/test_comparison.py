@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,22 @@ def test_a_comparison_fills_in_by_itself(site: Site, tmp_path: Path):
     expect(page.locator("#figures tbody tr").first).to_contain_text("0.250")
     expect(page.get_by_alt_text("first")).to_have_js_property("naturalWidth", 64)
     page.screenshot(path=tmp_path / "comparison.png")
+
+
+def test_a_comparison_is_begun_on_the_page(site: Site):
+    for name, path in (("photos", "cat.jpg"), ("paintings", "wave.jpg")):
+        site.add_dataset(name, paths={path: 64 * "a"})
+    page = site.goto("/comparisons")
+    state = page.locator("#new [role=status]")
+    page.get_by_label("models").select_option(["gatys", "wct-small"])
+    page.get_by_label("contents").fill("photos:cat.jpg\nphotos:dog.jpg\n")
+    page.get_by_label("styles").fill("wave.jpg")
+    page.get_by_role("button", name="Compare").click()
+    expect(state).to_have_text("style: write DATASET:PATH, all of one dataset")
+    page.get_by_label("styles").fill("paintings:wave.jpg")
+    page.get_by_role("button", name="Compare").click()
+    expect(state).to_contain_text("photos@1 has no usable picture dog.jpg")
+    page.get_by_label("contents").fill("photos:cat.jpg")
+    page.get_by_role("button", name="Compare").click()
+    expect(page).to_have_url(re.compile("/comparisons/comparison_"))
+    expect(page.get_by_text("not drawn yet")).to_have_count(2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from orchestrator.sessions import COOKIE
 from orchestrator.store import claims, comparisons, queue
 from orchestrator.store.queue import Batch, Ticket
 from tests.orchestrator.conftest import Api, digest, pointers, problem
@@ -113,6 +115,13 @@ def test_what_cannot_be_compared_is_refused_under_its_field(stocked: Api, change
     assert pointers(stocked.post("/v1/comparisons", body(**changes))) == [pointer]
 
 
+def test_no_more_pictures_are_asked_for_than_a_sheet_shows(stocked: Api, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("orchestrator.api.comparisons.MOST_DRAWN", 3)
+    refused = stocked.post("/v1/comparisons", body())
+    assert pointers(refused) == ["/models"]
+    assert "4 pictures of 2 pairs, at most 3 are drawn in all" in refused.text
+
+
 def test_it_is_listed_cancelled_and_deleted(stocked: Api):
     first, second = submitted(stocked, name="first"), submitted(stocked, name="second")
     listed = stocked.get("/v1/comparisons?limit=1").json()
@@ -135,6 +144,17 @@ def test_what_takes_part_cannot_be_deleted_meanwhile(stocked: Api):
     assert stocked.request("DELETE", "/v1/models/one/versions/1").status_code == 204, "the second version draws"
     stocked.post(f"/v1/comparisons/{made['id']}/cancel")
     assert stocked.request("DELETE", "/v1/models/two/versions/1").status_code == 204
+
+
+def test_the_page_offers_the_models_to_those_who_may_submit(stocked: Api):
+    def page(key: str) -> str:
+        answer = stocked.client.get("/comparisons", headers={"Cookie": f"{COOKIE}={key}"})
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    reader = stocked.post("/v1/keys", {"name": "reader", "scopes": ["read"]}).json()["key"]
+    assert {"one", "two", "gatys"} <= set(re.findall("<option>(.*?)</option>", page(stocked.key)))
+    assert "<form id" not in page(reader)
 
 
 def test_one_key_makes_one_comparison(stocked: Api):

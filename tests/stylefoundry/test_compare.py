@@ -66,6 +66,7 @@ def test_one_that_is_cancelled_says_so(client: Client):
         (["gatys", "--set", "other:steps=1"], "--set other:steps=1"),
         (["gatys", "--content", "photos"], "write DATASET:PATH"),
         (["gatys", "--content", "others:a.jpg"], "come from one dataset"),
+        (["gatys", "-o", "sheet.png"], "its name ends in .jpg"),
     ],
 )
 def test_a_mistake_is_told_before_the_service_is_asked(cli: Run, arguments: list[str], message: str):

@@ -11,13 +11,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
 from stylemodels.attention import attention_map
 from stylemodels.describe import on_meta_device
 from stylemodels.encoders import load_encoder, with_pooling
 from stylemodels.features import mean_std
+from stylemodels.hourglass import HourglassDecoder
+from stylemodels.losses import tv_loss
 from stylemodels.methods.aams import (
     DEEPEST,
     AvatarNet,
@@ -27,6 +30,8 @@ from stylemodels.methods.aams import (
     attention_loss,
     total_variation,
 )
+from stylemodels.swap import style_swap
+from stylemodels.swap_baseline import StyleSwap
 from stylemodels.train import Run
 from stylemodels.vgg import VGG19_DEPTHS, VGG_WIDTHS, Vgg, named_convolutions
 from tests.stylemodels.toy import batch_of, fixed_batch, photos, small_run, small_task
@@ -91,6 +96,56 @@ def test_check_1_shapes_are_those_of_the_published_graph():
 
     assert task.decoder(own[DEEPEST], adapt).shape == (1, 3, 256, 256)
     assert adapted == {tap: own[tap].shape for tap in ("relu3_1", "relu2_1", "relu1_1")}
+
+
+CHAIN = [
+    ("inv_conv4_1", "relu", "double"),
+    ("inv_conv3_4", "relu"),
+    ("inv_conv3_3", "relu"),
+    ("inv_conv3_2", "relu", "relu3_1"),
+    ("inv_conv3_1", "relu", "double"),
+    ("inv_conv2_2", "relu", "relu2_1"),
+    ("inv_conv2_1", "relu", "double"),
+    ("inv_conv1_2", "relu", "relu1_1"),
+    ("inv_conv1_1",),
+]
+
+
+def test_the_decoder_is_the_published_chain_and_paints_around_mid_grey():
+    """Zero padding, nearest neighbours, statistics of a tap taken over behind the ReLU."""
+    channels = {"relu1_1": 3, "relu2_1": 4, "relu3_1": 5, "relu4_1": 6}
+    decoder = HourglassDecoder(channels).double().requires_grad_(False)
+    scales = {"relu3_1": 0.5, "relu2_1": 3.0, "relu1_1": 2.0}
+    features = noise(1, 6, 3, 4).double()
+    expected = features
+    for layer, *then in CHAIN:
+        conv = decoder.get_submodule(layer)
+        assert isinstance(conv, nn.Conv2d)
+        expected = conv2d(expected, conv.weight, conv.bias, padding=1)
+        for step in then:
+            match step:
+                case "relu":
+                    expected = expected.clamp_min(0)
+                case "double":
+                    expected = expected.repeat_interleave(2, 2).repeat_interleave(2, 3)
+                case tap:
+                    expected = 1 - scales[tap] * expected
+    found = decoder(features, lambda x, tap: 1 - scales[tap] * x)
+    assert_close(found, expected)
+    assert decoder.inv_conv1_1.bias is not None
+    assert decoder.inv_conv1_1.bias.tolist() == [0.5, 0.5, 0.5], "127.5 of 255"
+
+
+def test_attention_begins_as_published():
+    """Xavier's uniform weights, no biases."""
+    torch.manual_seed(0)
+    block = SelfAttention(64, 32, scaled=False).requires_grad_(False)
+    for layer, outputs in ((block.f_conv, 32), (block.g_conv, 32), (block.h_conv, 64)):
+        bound = (6 / (64 + outputs)) ** 0.5
+        assert 0.98 * bound < layer.weight.abs().max() <= bound
+        assert float(layer.weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert layer.bias is not None
+        assert layer.bias.count_nonzero() == 0
 
 
 def test_check_2_attention_s_rows_sum_to_one_and_mix_the_values(block: SelfAttention):
@@ -305,6 +360,22 @@ def test_style_swap_learns_to_invert_swapped_features_too():
     lowest, highest = style.amin((2, 3), keepdim=True), style.amax((2, 3), keepdim=True)
     assert (swapped >= lowest.clamp_max(0) - 1e-5).all()
     assert (swapped <= highest + 1e-5).all()
+
+
+def test_style_swap_s_loss_is_the_formula_s():
+    """Means over features and over the three kinds of them; patches of the size asked for."""
+    task = small_task("aams/style-swap", patch_size=5, tv_weight=0.5).requires_grad_(False)
+    assert isinstance(task, StyleSwap)
+    batch = batch_of(task.streams())
+    terms = task(batch)
+    content, style = task.encoded(batch["content"]), task.encoded(batch["style"])
+    errors, variations = [], []
+    for features in (content, style, style_swap(content, style, patch_size=5)):
+        output = task.decoder(features)
+        errors.append(((task.encoded(output) - features).double().numpy() ** 2).mean())
+        variations.append(float(tv_loss(output)))
+    assert float(terms["feature_loss"]) == pytest.approx(np.mean(errors), rel=1e-4)
+    assert float(terms["tv_loss"]) == pytest.approx(0.5 * np.mean(variations), rel=1e-4)
 
 
 def test_even_patches_are_refused_in_training():

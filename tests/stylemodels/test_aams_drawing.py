@@ -14,8 +14,11 @@ from stylemodels.export import write_model
 from stylemodels.method import Picture, Style
 from stylemodels.methods.aams import DEEPEST, METHOD, AvatarNet, StylizeControls, Train
 from stylemodels.options import told
+from stylemodels.projection import whitened
 from stylemodels.schema import InvalidConfig
+from stylemodels.strokes import attention_filter
 from stylemodels.stylize import load_model
+from stylemodels.swap import style_swap
 from stylemodels.swap_baseline import StyleSwap
 from tests.stylemodels.test_swap import Largest
 from tests.stylemodels.toy import fixed_batch, paintings, photos, small_task
@@ -59,6 +62,12 @@ def test_what_is_worth_looking_at_comes_with_the_picture(task: Train):
     assert_close(torch.stack([maps[f"mask_{n}"] for n in (1, 2, 3, "content")]).sum(0), torch.ones(1, 1, 8, 8))
     assert all(map.min() >= 0 and map.max() <= 1 + 1e-6 for map in maps.values())
     assert all(maps[f"stroke_{n}"].shape == (1, 3, 64, 64) for n in (1, 2, 3))
+
+
+def test_attention_is_that_of_the_whitened_content(task: Train):
+    photo = photos(1, 64)
+    base = whitened(task.encoded(photo)[DEEPEST], "zca")
+    assert_close(drawn(task, content=photo).maps["attention"], attention_filter(task.attention(base)).detach())
 
 
 def test_fine_strokes_lie_where_the_attention_is_and_the_order_can_be_turned_round(task: Train):
@@ -206,6 +215,10 @@ def test_style_swap_paints_the_swapped_features():
     back = task.decoder(task.encoded(photo))
     inside = (..., slice(24, -24), slice(24, -24))
     assert_close(own[inside], back[inside], rtol=0, atol=1e-4)
+    painting = paintings(1, 64)
+    swapped = style_swap(task.encoded(photo), task.encoded(painting), patch_size=5)
+    found = image_of(task.stylize(photo, [Style(painting)], task.Controls(patch_size=5)))
+    assert_close(found, task.decoder(swapped), rtol=0, atol=1e-5)
 
 
 def test_progress_is_told_after_every_style(tmp_path: Path):
@@ -224,10 +237,19 @@ def test_the_sample_sheet_is_the_published_row(task: Train):
     assert all(picture.shape == (3, 32, 32) for _, picture in sheet)
     shown = dict(sheet)
     assert torch.equal(shown["style-1"], shown["content-2"])
+    first, second = batch["content"][:1], batch["content"][1:2]
+    picture = task.stylize(first, [Style(second)], StylizeControls(stroke_pictures=True))
+    assert_close(shown["result-1"][None], image_of(picture))
+    assert_close(shown["stroke-3-1"][None], picture.maps["stroke_3"])
 
 
 def test_the_other_reconstruction_shows_photos_given_back():
     task = small_task("aams/avatar-net", batch_size=5)
     assert task.preview_streams()["content"].count == 3
-    sheet = task.preview({"content": photos(1, 32)})
-    assert [name for name, _ in sheet] == ["content-1", "style-1", "back-1", "result-1"]
+    pair = photos(2, 32)
+    sheet = task.preview({"content": pair})
+    assert [name for name, _ in sheet] == [
+        f"{name}-{n}" for n in (1, 2) for name in ("content", "style", "back", "result")
+    ]
+    result = image_of(task.stylize(pair[:1], [Style(pair[1:])], task.Controls()))
+    assert_close(dict(sheet)["result-1"][None], result)

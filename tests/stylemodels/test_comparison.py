@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.testing import assert_close
 
 from stylemodels.__main__ import main
+from stylemodels.commands.compare import named
 from stylemodels.comparison import Contestant, Drawn, compare, distances, table
 from stylemodels.encoders import load_encoder
 from stylemodels.export import write_model
-from stylemodels.images import load_picture, save_picture
+from stylemodels.images import MAX_SIDE_PX, load_picture, save_picture
 from stylemodels.memory import CLEAR, peak
-from stylemodels.method import Style
+from stylemodels.method import Picture, Style
 from stylemodels.methods import find_task
 from stylemodels.quality import measure
-from stylemodels.sheet import CAPTION_PX, GAP_PX, TILE_PX, Cell, contact_sheet
+from stylemodels.sheet import CAPTION_PX, GAP_PX, MOST_ROWS, TILE_PX, Cell, contact_sheet, thumbnail
 from tests.stylemodels.toy import paintings, photos, small_task
 from tests.stylemodels.toy_drawing import Blend, Invert, model_of
 
@@ -85,10 +89,10 @@ def test_what_cannot_be_compared_is_named(contestants, contents, styles, message
 
 
 def test_the_share_that_is_done_rises_to_one():
+    """Also in the middle of a picture, so that whoever wants to stop need not wait for it."""
     shares: list[float] = []
     compare(two(), [photos(1, 48)], [paintings(1, 40), paintings(1, 40, seed=1)], encoder=ENCODER, report=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    assert shares == [0.125, 0.25, 0.375, 0.5, 1]
 
 
 def test_a_table_has_a_line_for_everybody():
@@ -122,6 +126,54 @@ def test_a_sheet_keeps_proportions_and_wraps_its_rows():
     assert beside.getextrema() == ((255, 255),) * 3, "a caption stays under its picture"
 
 
+def test_a_tall_picture_takes_no_more_of_a_sheet_than_a_square():
+    tall = photos(1, 512)[..., :128]
+    sheet = contact_sheet([[Cell(tall, "a"), Cell(photos(1, 64), "b")]])
+    assert sheet.height == TILE_PX + CAPTION_PX + 2 * GAP_PX
+    assert thumbnail(tall).shape == (1, 3, TILE_PX, TILE_PX // 4)
+    assert thumbnail(photos(1, 64)).shape == (1, 3, 64, 64), "nothing is scaled up"
+
+
+def test_a_sheet_of_many_pictures_gets_wider_before_it_is_too_long_for_a_jpeg(monkeypatch: pytest.MonkeyPatch):
+    assert MAX_SIDE_PX[".jpg"] >= MOST_ROWS * (TILE_PX + CAPTION_PX + GAP_PX) + GAP_PX
+    monkeypatch.setattr("stylemodels.sheet.MOST_ROWS", 7)
+    sheet = contact_sheet([[Cell(photos(1, 16), "a")] * 9] * 3, columns=4)
+    assert sheet.height == 2 * 3 * (TILE_PX + CAPTION_PX + GAP_PX) + GAP_PX
+    assert sheet.width == 5 * (TILE_PX + GAP_PX) + GAP_PX
+
+
+def test_large_pictures_are_brought_down_before_an_encoder_sees_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stylemodels.comparison.MOST_PX", 64 * 64)
+    blend = model_of(Blend)
+    wide = torch.cat([paintings(1, 64)] * 4, dim=3)
+    seen: list[int] = []
+    handle = ENCODER.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1] * given[0].shape[-2]))
+    compare([Contestant("blend", blend)], [photos(1, 128)], [wide], encoder=ENCODER)
+    handle.remove()
+    assert isinstance(blend.task, Blend)
+    ((content, (style,)),) = blend.task.given
+    assert content.shape[-2:] == (128, 128), "drawn as large as was asked for"
+    assert style.image.shape[-2:] == (32, 128)
+    assert max(seen) == 64 * 64
+
+
+class Nothing(Invert):
+    """Draws no numbers."""
+
+    def stylize(self, content: Tensor, styles: Sequence[Style], controls: Any) -> Picture:
+        return Picture(content / 0 * 0)
+
+
+def test_who_draws_no_numbers_is_named():
+    with pytest.raises(ValueError, match="nothing: it drew values that are not numbers"):
+        compare([Contestant("nothing", model_of(Nothing))], [photos(1, 48)], [paintings(1, 40)], encoder=ENCODER)
+
+
+def test_a_strip_too_long_to_be_held_is_refused_before_it_is_scaled():
+    with pytest.raises(ValueError, match="size: 81920 x 4096 px would be drawn"):
+        compare(two(), [photos(1, 640)[..., :32, :]], [paintings(1, 40)], encoder=ENCODER, size=4096)
+
+
 def test_the_command_writes_sheet_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for task in ("adain/train", "johnson/train"):
         method, name = find_task(task)
@@ -145,6 +197,18 @@ def test_the_command_writes_sheet_table_and_pictures(tmp_path: Path, capsys: pyt
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width == 4 * (TILE_PX + GAP_PX) + GAP_PX
     assert "not trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "place"),
+    [
+        ("mine=run/model", "mine", "run/model"),
+        ("run/model", "run", "run/model"),
+        ("runs/lr=0.1/model", "lr=0.1", "runs/lr=0.1/model"),
+    ],
+)
+def test_a_model_has_the_name_that_it_was_given_or_its_folder_s(text: str, name: str, place: str):
+    assert named(text) == (name, place)
 
 
 @pytest.mark.parametrize(
