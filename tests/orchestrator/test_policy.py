@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from orchestrator.scheduling.classes import DEFAULT_CLASSES, parse_classes
+from orchestrator.scheduling.nodes import Nodes, held
 from orchestrator.scheduling.outlook import look_ahead, turns
 from orchestrator.scheduling.policy import decide, needs_running
 from orchestrator.scheduling.reserve import reserve, room_for
@@ -33,8 +34,9 @@ def apply(scene: Scene, grant: Any) -> None:
     if grant.warm:
         scene.warm -= 1
     else:
-        scene.free = Room(scene.free.cpus - cpus, scene.free.gpus - gpus)
-        run = runs(grant.job.id, cpus, gpus=gpus, started=scene.now, ends=scene.now + grant.job.length_s)
+        taken = held(grant.places, one.cpus, one.gpus)
+        scene.nodes.take(taken)
+        run = runs(grant.job.id, cpus, gpus=gpus, held=taken, started=scene.now, ends=scene.now + grant.job.length_s)
         scene.running = sorted([*scene.running, run], key=lambda run: run.ends)
 
 
@@ -203,8 +205,8 @@ def test_grants_never_exceed_room_or_quota_and_nobody_starts_twice(scene: Scene)
     before = {name: (t.cpus, t.gpus) for name, t in scene.tenants.items()}
     begun = names(scene)
     assert len(set(begun)) == len(begun)
-    assert scene.free.cpus >= 0
-    assert scene.free.gpus >= 0
+    for node, room in scene.nodes.rooms.items():
+        assert min(room) >= 0, node
     assert scene.warm >= 0
     for name, tenant in scene.tenants.items():
         assert tenant.max_cpus is None or tenant.cpus <= max(tenant.max_cpus, before[name][0])
@@ -215,14 +217,15 @@ def test_grants_never_exceed_room_or_quota_and_nobody_starts_twice(scene: Scene)
 @given(scenes())
 def test_no_room_stays_idle_that_an_eligible_job_could_take_but_for_a_reservation(scene: Scene):
     started(scene)
-    held = decide(scene).held
+    kept = decide(scene).held
     for one in scene.lanes:
         for job in one.jobs:
-            fits = granted(one, scene.tenants[one.tenant].left(scene.free))
+            fits = granted(one, scene.nodes, scene.tenants[one.tenant].left(scene.free))
             if job.ready_at > scene.now or not fits or decide(scene).victims:
                 continue
-            assert held is not None, f"{job.id} could start"
-            assert not granted(one, scene.tenants[one.tenant].left(room_for(scene, job, held)))
+            assert kept is not None, f"{job.id} could start"
+            room = room_for(scene, job, kept)
+            assert not granted(one, room, scene.tenants[one.tenant].left(room.sum))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -237,10 +240,10 @@ def test_victims_make_enough_room_and_none_of_them_is_superfluous(scene: Scene):
     chosen = [run for run in scene.running if run.id in decision.victims or run.stopping]
 
     def enough(gone: list[Any]) -> bool:
-        cpus = scene.free.cpus + sum(run.cpus for run in gone)
-        return Room(cpus, scene.free.gpus + sum(run.gpus for run in gone)).fits(
-            need.cpus * need.min_workers, need.gpus * need.min_workers
-        )
+        nodes = scene.nodes.copy()
+        for run in gone:
+            nodes.give(run.held)
+        return bool(granted(need, nodes))
 
     assert enough(chosen)
     for victim in [run for run in chosen if run.id in decision.victims]:
@@ -264,9 +267,9 @@ def test_a_passing_job_of_known_length_never_delays_the_job_that_room_is_kept_fo
     decision = decide(scene)
     if decision.held is None or decision.grant is None or decision.grant.warm or decision.held.at == UNKNOWN:
         return
-    held, grant = decision.held, decision.grant
+    kept, grant = decision.held, decision.grant
     apply(scene, grant)
-    assert reserve(scene, held.lane, held.job).at <= held.at
+    assert reserve(scene, kept.lane, kept.job).at <= kept.at
 
 
 # --- the outlook ------------------------------------------------------------------------------------------------------

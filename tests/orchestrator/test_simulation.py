@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.scheduler import CLASSES, WEIGHTS, fair_parts, jain, loads, simulate
 from orchestrator.scheduling import policy
+from orchestrator.scheduling.nodes import POOL
 from orchestrator.scheduling.policy import Decision
 from orchestrator.scheduling.reserve import room_for
 from orchestrator.scheduling.scene import RULES, Scene, granted
@@ -31,11 +32,11 @@ def checked(scene: Scene, decision: Decision) -> None:
     for lane in scene.lanes:
         for job in lane.jobs:
             room = room_for(scene, job, decision.held)
-            assert not granted(lane, scene.tenants[lane.tenant].left(room)), f"{job.id} could start"
+            assert not granted(lane, room, scene.tenants[lane.tenant].left(room.sum)), f"{job.id} could start"
 
 
 def simulation(tenants: dict[str, Tenant], **changes: Any) -> Simulation:
-    return Simulation(TOTAL, tenants, CLASSES, policy.decide, warm=1, observe=checked, **changes)
+    return Simulation({POOL: TOTAL}, tenants, CLASSES, policy.decide, warm=1, observe=checked, **changes)
 
 
 @st.composite
@@ -121,7 +122,7 @@ def test_the_benchmark_is_a_function_of_its_seed():
 def test_urgent_jobs_wait_less_and_tenants_fare_more_evenly_than_first_come_first_served():
     jobs = loads(1500, 64, 0)
     fifo, backfill, ours = (
-        simulate(name, jobs, 64) for name in ("first come", "first come + backfill", "stylefoundry")
+        simulate(name, jobs, 64, 64) for name in ("first come", "first come + backfill", "stylefoundry")
     )
 
     def mean(row: Any, kind: str) -> float:
