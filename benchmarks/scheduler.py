@@ -235,7 +235,8 @@ def main() -> None:
     options = parser.parse_args()
     work = loads(options.jobs, options.gpus, options.seed)
     print(
-        f"{options.jobs:,} jobs on {options.gpus:,} GPUs, {GPUS_OF_A_NODE} to a node, seed {options.seed}, {work[-1].arrives / DAY_S:.1f} days",
+        f"{options.jobs:,} jobs on {options.gpus:,} GPUs, {GPUS_OF_A_NODE} to a node, seed {options.seed}, "
+        f"{work[-1].arrives / DAY_S:.1f} days",
         flush=True,
     )
     rows = []

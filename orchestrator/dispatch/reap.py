@@ -105,7 +105,8 @@ class Reaper:
 
     def _give_back_unplaced(self) -> None:
         for gang in self._admission.unplaced():
-            why = f"Ray had no place for {gang.workers} workers within {self._settings.join_s:g} s"
+            waited = f"within {self._settings.join_s:g} s, or one of their nodes is gone"
+            why = f"Ray had no place for {gang.workers} workers {waited}"
             self._admission.give_back(gang.ticket, why)
             self._admission.end(gang.actor, gang.workers)
 

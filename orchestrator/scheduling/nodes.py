@@ -70,7 +70,9 @@ class Nodes:
             ]
             if able:
                 return places | {min(able)[2]: workers}
-            most, node = max((_holds(room, cpus, gpus), node) for node, room in self.rooms.items() if node not in places)
+            most, node = max(
+                (_holds(room, cpus, gpus), node) for node, room in self.rooms.items() if node not in places
+            )
             places[node] = most
             workers -= most
         return places

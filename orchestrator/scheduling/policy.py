@@ -235,7 +235,7 @@ def _fewest(nodes: Nodes, able: Sequence[Running], lane: Lane) -> tuple[str, ...
     if not _is_enough(nodes, lane):
         return ()
     chosen = list(able)
-    for run in sorted(reversed(able), key=lambda run: (run.gpus, run.cpus)):
+    for run in sorted(able, key=lambda run: (run.gpus, run.cpus, -run.level, run.started)):
         nodes.take(run.held)
         if _is_enough(nodes, lane):
             chosen.remove(run)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from orchestrator.scheduling.classes import DEFAULT_CLASSES, parse_classes
-from orchestrator.scheduling.nodes import Nodes, held
+from orchestrator.scheduling.nodes import held
 from orchestrator.scheduling.outlook import look_ahead, turns
 from orchestrator.scheduling.policy import decide, needs_running
 from orchestrator.scheduling.reserve import reserve, room_for
