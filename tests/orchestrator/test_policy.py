@@ -128,6 +128,62 @@ def test_short_jobs_take_a_warm_worker_when_everything_else_is_full():
     assert names(scene(big, lane("adapt", short=True), running=(full,), warm=1)) == ["adapt"], "past a reservation too"
 
 
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+TWO_NODES = {"n1": Room(4, 0), "n2": Room(4, 0)}
+
+
+def on(node: str, name: str, cpus: int, **changes: Any) -> Any:
+    return runs(name, cpus, held={node: Room(cpus, 0)}, **changes)
+
+
+def places(scene: Scene) -> dict[str, int] | None:
+    grant = decide(scene).grant
+    return None if grant is None else dict(grant.places)
+
+
+def test_a_worker_has_its_cores_on_one_node_whatever_there_is_in_all():
+    waiting = [lane("huge", cpus=6, priority=1), lane("small")]
+    assert told(scene(*waiting, rooms=TWO_NODES))["huge"] == ("size", 1, None)
+    assert names(scene(*waiting, rooms=TWO_NODES)) == ["small"], "no room is kept for what no node could hold"
+
+
+def test_a_gang_waits_for_nodes_that_hold_its_workers_or_starts_with_fewer():
+    full = (on("n2", "two", 2, ends=NOW + 9),)
+    waiting = scene(lane("gang", cpus=3, workers=2, min_workers=2), rooms=TWO_NODES, running=full)
+    assert told(waiting)["gang"] == ("nodes", 1, 9.0), "6 are free, 4 here and 2 there"
+    assert started(waiting) == []
+    fewer = lane("gang", cpus=3, workers=2, min_workers=1)
+    assert started(scene(fewer, rooms=TWO_NODES, running=full)) == [("gang", 1)]
+
+
+def test_workers_go_where_least_is_left_over_and_a_gang_to_few_nodes():
+    taken = (on("n2", "two", 2),)
+    assert places(scene(lane("one", cpus=2), rooms=TWO_NODES, running=taken)) == {"n2": 1}
+    gang = lane("gang", cpus=1, workers=3, min_workers=3)
+    assert places(scene(gang, rooms=TWO_NODES, running=taken)) == {"n1": 3}
+    gang = lane("gang", cpus=1, workers=5, min_workers=5)
+    assert places(scene(gang, rooms=TWO_NODES, running=taken)) == {"n1": 4, "n2": 1}
+    gpus = {"n1": Room(4, 2), "n2": Room(4, 0)}
+    assert places(scene(lane("cores"), rooms=gpus)) == {"n2": 1}, "GPUs are left to those who need them"
+
+
+@pytest.mark.parametrize("ends", [NOW + 100, UNKNOWN], ids=["known", "unknown"])
+def test_room_is_kept_on_the_nodes_of_the_job_that_waits_and_nowhere_else(ends: float):
+    half = (on("n1", "three", 3, ends=UNKNOWN), on("n2", "two", 2, ends=ends))
+    waiting = [lane(waits("big", since=NOW - RULES.hold_s), cpus=4, priority=1), lane("small", "other")]
+    assert names(scene(*waiting, rooms=TWO_NODES, running=half)) == ["small"], "n2 is nearest to what it needs"
+
+
+def test_victims_are_chosen_on_a_node_where_they_make_room():
+    spread = (
+        on("n1", "n1-old", 2, started=NOW - 90), on("n1", "n1-young", 2, started=NOW - 10),
+        on("n2", "kept", 2, started=NOW - 80, preemptible=False), on("n2", "youngest", 2, started=NOW - 5),
+    )  # fmt: skip
+    assert set(victims(*spread, rooms=TWO_NODES, wants=4)) == {"n1-old", "n1-young"}
+    assert victims(*spread[2:], *spread[:1], on("n1", "fixed", 2, preemptible=False), rooms=TWO_NODES, wants=4) == []
+
+
 # --- reservations -----------------------------------------------------------------------------------------------------
 
 TWO_FREE_IN_100_S = (runs("half", 2, ends=NOW + 100),)
@@ -211,6 +267,18 @@ def test_grants_never_exceed_room_or_quota_and_nobody_starts_twice(scene: Scene)
     for name, tenant in scene.tenants.items():
         assert tenant.max_cpus is None or tenant.cpus <= max(tenant.max_cpus, before[name][0])
         assert tenant.max_gpus is None or tenant.gpus <= max(tenant.max_gpus, before[name][1])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(scenes())
+def test_every_worker_of_a_grant_has_a_place_on_a_node_that_holds_it(scene: Scene):
+    grant = decide(scene).grant
+    if grant is None or grant.warm:
+        return
+    assert sum(grant.places.values()) == grant.workers
+    for node, workers in grant.places.items():
+        room = scene.nodes.rooms[node]
+        assert room.fits(grant.lane.cpus * workers, grant.lane.gpus * workers)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
