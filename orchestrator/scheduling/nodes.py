@@ -27,9 +27,11 @@ class Nodes:
         self.sum = Room(sum(room.cpus for room in rooms.values()), sum(room.gpus for room in rooms.values()))
         self._fits: dict[tuple[int, int], int] = {}
 
-    def copy(self) -> Self:
+    def copy(self, *shapes: tuple[int, int]) -> Self:
+        """shapes: whose counts the copy keeps up; none: all that have been asked for."""
         made = type(self)({})
         made.rooms, made.sum = self.rooms.copy(), self.sum
+        made._fits = {shape: self.holds(*shape) for shape in shapes} if shapes else self._fits.copy()
         return made
 
     def holds(self, cpus: int, gpus: int) -> int:

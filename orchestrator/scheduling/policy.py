@@ -196,7 +196,7 @@ def choose_victims(scene: Scene, lane: Lane, held: Reservation) -> tuple[str, ..
     """
     if held.at - scene.now <= scene.rules.preempt_after_s:
         return ()
-    after = scene.nodes.copy()
+    after = scene.nodes.copy((lane.cpus, lane.gpus))
     for run in scene.running:
         if run.stopping:
             after.give(run.held)

@@ -61,7 +61,7 @@ def reserve(scene: Scene, lane: Lane, job: Waits) -> Reservation:
         free_cpus += run.cpus
         free_gpus += run.gpus
         if at == UNKNOWN and cpus <= free_cpus and gpus <= free_gpus:
-            later = scene.nodes.copy() if later is None else later
+            later = scene.nodes.copy((lane.cpus, lane.gpus)) if later is None else later
             _end(later, ended)
             if later.holds(lane.cpus, lane.gpus) >= lane.min_workers:
                 at = max(ends, scene.now)

@@ -69,7 +69,7 @@ def test_a_killed_node_ends_the_attempt_and_the_job_goes_on_where_there_is_room(
         service.wait_for_step(submitted.id, MIDDLE)
         assert node.has_worker(), "each node has room for one"
         node.kill()
-        # Taken back at once; but Ray needs half a minute to see that the node is dead, and another attempt may wait there.
+        # Taken back at once; but Ray needs half a minute to see that the node is dead, and an attempt may wait there.
         wait_until(lambda: second_attempt(service, submitted), 150, "the next attempt is at work")
         job = service.wait_for_end(submitted.id)
 
