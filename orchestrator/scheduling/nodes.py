@@ -5,7 +5,7 @@ A cluster of which only the sums are known is one node, `POOL`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from orchestrator.scheduling.shares import Room
@@ -27,11 +27,9 @@ class Nodes:
         self.sum = Room(sum(room.cpus for room in rooms.values()), sum(room.gpus for room in rooms.values()))
         self._fits: dict[tuple[int, int], int] = {}
 
-    def copy(self, *shapes: tuple[int, int]) -> Self:
-        """shapes: whose counts the copy keeps up; none: all that have been asked for."""
+    def copy(self) -> Self:
         made = type(self)({})
-        made.rooms, made.sum = self.rooms.copy(), self.sum
-        made._fits = {shape: self.holds(*shape) for shape in shapes} if shapes else self._fits.copy()
+        made.rooms, made.sum, made._fits = self.rooms.copy(), self.sum, self._fits.copy()
         return made
 
     def holds(self, cpus: int, gpus: int) -> int:
@@ -96,6 +94,33 @@ class Nodes:
             places[str(place)] = -fewer
             workers += fewer
         return places
+
+
+class Later:
+    """Some nodes once jobs have ended, and how many workers of one shape fit then. Only what changes is kept."""
+
+    __slots__ = ("_cpus", "_gpus", "_now", "changed", "fits")
+
+    def __init__(self, nodes: Nodes, cpus: int, gpus: int) -> None:
+        self._now, self._cpus, self._gpus = nodes.rooms, cpus, gpus
+        self.changed: dict[str, Room] = {}
+        self.fits = nodes.holds(cpus, gpus)
+
+    def end(self, jobs: Iterable[Held]) -> int:
+        """Returns how many workers fit then."""
+        before: dict[str, Room] = {}
+        for job in jobs:
+            for node, room in job.items():
+                free = self.changed.get(node) or self._now.get(node)
+                if free is not None:
+                    before.setdefault(node, free)
+                    self.changed[node] = Room(free.cpus + room.cpus, free.gpus + room.gpus)
+        for node, free in before.items():
+            self.fits += _holds(self.changed[node], self._cpus, self._gpus) - _holds(free, self._cpus, self._gpus)
+        return self.fits
+
+    def nodes(self) -> Nodes:
+        return Nodes({**self._now, **self.changed})
 
 
 def held(places: Places, cpus: int, gpus: int) -> Held:

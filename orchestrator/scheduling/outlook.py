@@ -13,10 +13,11 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from orchestrator.scheduling.nodes import held
+from orchestrator.scheduling.nodes import Held, Nodes, held
 from orchestrator.scheduling.policy import Rank, rank
 from orchestrator.scheduling.reserve import Reservation, reserve, room_for
 from orchestrator.scheduling.scene import UNKNOWN, Lane, Scene, Waits, granted
+from orchestrator.scheduling.shares import Room
 
 
 class Prospect(NamedTuple):
@@ -129,8 +130,8 @@ class _Reasons:
             return "reservation"
         taken = held(nodes.best_fit(lane.cpus, lane.gpus, workers), lane.cpus, lane.gpus)
         scene.nodes.take(taken)
-        if self._held is not None and nodes is not scene.nodes:
-            nodes.take(taken)
+        if self._held is not None:
+            _keep_below(self._held.spare(scene), scene.nodes, taken if nodes is not scene.nodes else {})
         return "queue"
 
     def _of_unfit(self, lane: Lane, job: Waits) -> str:
@@ -142,6 +143,15 @@ class _Reasons:
             self._held.spare(scene)
         enough = scene.free.fits(lane.cpus * lane.min_workers, lane.gpus * lane.min_workers)
         return "nodes" if enough else "room"
+
+
+def _keep_below(spare: Nodes, free: Nodes, taken: Held) -> None:
+    """`taken` came out of what is spare, and nothing is spare that is not free."""
+    spare.take(taken)
+    for node, room in free.rooms.items():
+        left = spare.rooms[node]
+        if not room.fits(*left):
+            spare.put(node, Room(min(left.cpus, room.cpus), min(left.gpus, room.gpus)))
 
 
 class _Starts:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from orchestrator.scheduling.nodes import Nodes, Places
+from orchestrator.scheduling.nodes import Later, Nodes, Places
 from orchestrator.scheduling.reserve import Reservation, passes, reserve, room_for
 from orchestrator.scheduling.scene import Lane, Running, Scene, Waits, granted
 
@@ -196,27 +196,22 @@ def choose_victims(scene: Scene, lane: Lane, held: Reservation) -> tuple[str, ..
     """
     if held.at - scene.now <= scene.rules.preempt_after_s:
         return ()
-    after = scene.nodes.copy((lane.cpus, lane.gpus))
-    for run in scene.running:
-        if run.stopping:
-            after.give(run.held)
-    if _is_enough(after, lane):
+    coming = Later(scene.nodes, lane.cpus, lane.gpus)
+    if coming.end(run.held for run in scene.running if run.stopping) >= lane.min_workers:
         return ()
     able = [run for run in scene.running if _may_be_preempted(scene, run, lane)]
+    after = coming.nodes()
+    cpus, gpus = lane.cpus * lane.min_workers - after.sum.cpus, lane.gpus * lane.min_workers - after.sum.gpus
+    if sum(run.cpus for run in able) < cpus or sum(run.gpus for run in able) < gpus:
+        return ()
+    if coming.end(run.held for run in able) < lane.min_workers:
+        return ()
     able.sort(key=lambda run: (run.level, -run.started, run.id))
     for run in able:
-        if run.cpus >= lane.cpus * lane.min_workers - after.sum.cpus and run.gpus >= (
-            lane.gpus * lane.min_workers - after.sum.gpus
-        ):
-            after.give(run.held)
-            if _is_enough(after, lane):
-                return (run.id,)
-            after.take(run.held)
-    return _fewest(after, able, lane)
-
-
-def _is_enough(nodes: Nodes, lane: Lane) -> bool:
-    return nodes.holds(lane.cpus, lane.gpus) >= lane.min_workers
+        enough = run.cpus >= cpus and run.gpus >= gpus
+        if enough and Later(after, lane.cpus, lane.gpus).end([run.held]) >= lane.min_workers:
+            return (run.id,)
+    return _fewest(coming.nodes(), able, lane)
 
 
 def _may_be_preempted(scene: Scene, run: Running, lane: Lane) -> bool:
@@ -229,15 +224,14 @@ def _may_be_preempted(scene: Scene, run: Running, lane: Lane) -> bool:
 
 
 def _fewest(nodes: Nodes, able: Sequence[Running], lane: Lane) -> tuple[str, ...]:
-    """All of them, but for those that turn out to be superfluous: the small ones are let off first, then the old."""
-    for run in able:
-        nodes.give(run.held)
-    if not _is_enough(nodes, lane):
-        return ()
+    """All of them, but for those that turn out to be superfluous: the small ones are let off first, then the old.
+
+    nodes: when all have made room.
+    """
     chosen = list(able)
     for run in sorted(able, key=lambda run: (run.gpus, run.cpus, -run.level, run.started)):
         nodes.take(run.held)
-        if _is_enough(nodes, lane):
+        if nodes.holds(lane.cpus, lane.gpus) >= lane.min_workers:
             chosen.remove(run)
         else:
             nodes.give(run.held)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.scheduling.nodes import Nodes, held
-from orchestrator.scheduling.scene import UNKNOWN, Lane, Running, Scene, Waits
+from orchestrator.scheduling.nodes import Held, Later, Nodes, held
+from orchestrator.scheduling.scene import UNKNOWN, Lane, Scene, Waits
 from orchestrator.scheduling.shares import Room
 
 
@@ -21,7 +21,7 @@ class Reservation:
     job: Waits
     lane: Lane
     at: float  # when it is expected to start; UNKNOWN where that depends on jobs of unknown length
-    later: Nodes | None  # what is free then; None where nobody knows when
+    later: Later | None  # what is free then; None where nobody knows when
     _spare: Nodes | None = None
 
     def spare(self, scene: Scene) -> Nodes:
@@ -32,10 +32,11 @@ class Reservation:
         """
         if self._spare is None:
             cpus, gpus, workers = self.lane.cpus, self.lane.gpus, self.lane.min_workers
-            later = scene.nodes if self.later is None else self.later
             if self.later is None:
+                later = scene.nodes
                 places = later.nearest(scene.whole, cpus, gpus, workers)
             else:
+                later = self.later.nodes()
                 places = later.best_fit(cpus, gpus, workers)
             self._spare = scene.nodes.copy()
             for node, need in held(places, cpus, gpus).items():
@@ -52,29 +53,22 @@ def reserve(scene: Scene, lane: Lane, job: Waits) -> Reservation:
     """
     cpus, gpus = lane.cpus * lane.min_workers, lane.gpus * lane.min_workers
     free_cpus, free_gpus = scene.free
-    at, later, ended = UNKNOWN, None, list[Running]()
+    at, later, ended = UNKNOWN, Later(scene.nodes, lane.cpus, lane.gpus), list[Held]()
     for run in scene.running:
         ends = run.ends
         if ends == UNKNOWN or ends > at:
             break
-        ended.append(run)
+        ended.append(run.held)
         free_cpus += run.cpus
         free_gpus += run.gpus
         if at == UNKNOWN and cpus <= free_cpus and gpus <= free_gpus:
-            later = scene.nodes.copy((lane.cpus, lane.gpus)) if later is None else later
-            _end(later, ended)
-            if later.holds(lane.cpus, lane.gpus) >= lane.min_workers:
+            if later.end(ended) >= lane.min_workers:
                 at = max(ends, scene.now)
-    if at == UNKNOWN or later is None:
+            ended.clear()
+    if at == UNKNOWN:
         return Reservation(job, lane, UNKNOWN, None)
-    _end(later, ended)
+    later.end(ended)
     return Reservation(job, lane, at, later)
-
-
-def _end(nodes: Nodes, ended: list[Running]) -> None:
-    for run in ended:
-        nodes.give(run.held)
-    ended.clear()
 
 
 def room_for(scene: Scene, job: Waits, held: Reservation | None) -> Nodes:

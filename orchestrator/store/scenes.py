@@ -146,10 +146,11 @@ def _free(tx: Session, whole: Nodes, left: Room) -> Nodes:
     if POOL not in whole.rooms:
         for row in tx.execute(PLACED):
             nodes.take(held(row.nodes, row.cpus, row.gpus))
+    nodes = Nodes({node: Room(max(0, room.cpus), max(0, room.gpus)) for node, room in nodes.rooms.items()})
     for node, room in nodes.rooms.items():
         over_cpus, over_gpus = nodes.sum.cpus - max(0, left.cpus), nodes.sum.gpus - max(0, left.gpus)
-        cpus = max(0, room.cpus - max(0, over_cpus))
-        nodes.put(node, Room(cpus, max(0, room.gpus - max(0, over_gpus))))
+        cpus, gpus = room.cpus - max(0, over_cpus), room.gpus - max(0, over_gpus)
+        nodes.put(node, Room(max(0, cpus), max(0, gpus)))
     return nodes
 
 
