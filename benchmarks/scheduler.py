@@ -1,6 +1,6 @@
 """The scheduler on a simulated cluster: `python -m benchmarks.scheduler [--jobs 100000 --gpus 1000 --seed 0]`.
 
-Nodes have 8 GPUs, and a worker has all of its own on one of them.
+`--node-gpus 8`: on nodes of 8 GPUs, a worker having all of its own on one of them; without, the cluster is one pool.
 
 The policy is the service's own (`orchestrator.scheduling`), beside two that ship with nothing: first come, first
 served, and the same with EASY backfilling. A table says how much of the cluster was used, how long jobs waited by
@@ -29,7 +29,6 @@ from orchestrator.scheduling.simulation import Decide, Load, Simulation
 
 CLASSES = parse_classes(DEFAULT_CLASSES)
 CPUS_OF_A_GPU = 8
-GPUS_OF_A_NODE = 8
 WARM_WORKERS = 16
 LOAD = 0.97  # GPU seconds asked for, as a part of what there is until the last job arrives
 WEIGHTS = {"a": 4.0, "b": 2.0, "c": 2.0, "d": 1.0, "e": 1.0, "f": 1.0, "g": 1.0, "h": 1.0}
@@ -136,8 +135,9 @@ class Row(NamedTuple):
     took_s: float  # CPU time of the simulation
 
 
-def simulate(name: str, work: Sequence[Load], gpus: int, each: int = GPUS_OF_A_NODE) -> Row:
-    """One policy over `work`, on nodes of `each` GPUs."""
+def simulate(name: str, work: Sequence[Load], gpus: int, each: int | None = None) -> Row:
+    """One policy over `work`, on nodes of `each` GPUs, or on one."""
+    each = gpus if each is None else each
     nodes = {f"node-{number:03}": Room(each * CPUS_OF_A_GPU, each) for number in range(gpus // each)}
     tenants = {name: Tenant(weight=weight) for name, weight in WEIGHTS.items()}
     fairness = Fairness()
@@ -231,17 +231,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--gpus", type=int, default=1000)
+    parser.add_argument("--node-gpus", type=int)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     work = loads(options.jobs, options.gpus, options.seed)
     print(
-        f"{options.jobs:,} jobs on {options.gpus:,} GPUs, {GPUS_OF_A_NODE} to a node, seed {options.seed}, "
-        f"{work[-1].arrives / DAY_S:.1f} days",
+        f"{options.jobs:,} jobs on {options.gpus:,} GPUs, seed {options.seed}, {work[-1].arrives / DAY_S:.1f} days",
         flush=True,
     )
     rows = []
     for name in POLICIES:
-        rows.append(simulate(name, work, options.gpus))
+        rows.append(simulate(name, work, options.gpus, options.node_gpus))
         print(f"{name}: {rows[-1].took_s:.1f} s of CPU time", flush=True)
     print(table(rows))
 

@@ -124,7 +124,7 @@ def test_the_benchmark_is_a_function_of_its_seed():
 def test_urgent_jobs_wait_less_and_tenants_fare_more_evenly_than_first_come_first_served():
     jobs = loads(1500, 64, 0)
     fifo, backfill, ours = (
-        simulate(name, jobs, 64, 64) for name in ("first come", "first come + backfill", "stylefoundry")
+        simulate(name, jobs, 64) for name in ("first come", "first come + backfill", "stylefoundry")
     )
 
     def mean(row: Any, kind: str) -> float:
