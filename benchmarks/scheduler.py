@@ -1,5 +1,7 @@
 """The scheduler on a simulated cluster: `python -m benchmarks.scheduler [--jobs 100000 --gpus 1000 --seed 0]`.
 
+`--node-gpus 8`: on nodes of 8 GPUs, a worker having all of its own on one of them; without, the cluster is one pool.
+
 The policy is the service's own (`orchestrator.scheduling`), beside two that ship with nothing: first come, first
 served, and the same with EASY backfilling. A table says how much of the cluster was used, how long jobs waited by
 class, how evenly tenants got their fair parts by weight while more was wanted than there is (Jain's index: 1 is even),
@@ -18,6 +20,7 @@ from typing import NamedTuple
 from benchmarks.machine import quantile
 from orchestrator.scheduling import policy
 from orchestrator.scheduling.classes import DEFAULT_CLASSES, parse_classes
+from orchestrator.scheduling.nodes import Nodes
 from orchestrator.scheduling.policy import Decision, Grant
 from orchestrator.scheduling.reserve import reserve, room_for
 from orchestrator.scheduling.scene import UNKNOWN, Lane, Scene, Waits, granted
@@ -81,7 +84,7 @@ def _tide(at: float, span_s: float) -> float:
 def first_come(scene: Scene) -> Decision:
     """The oldest job, or nobody."""
     oldest = _oldest(scene)
-    return Decision(None if oldest is None else _start(scene, *oldest, scene.free), None)
+    return Decision(None if oldest is None else _start(scene, *oldest, scene.nodes), None)
 
 
 def first_come_backfill(scene: Scene) -> Decision:
@@ -89,9 +92,9 @@ def first_come_backfill(scene: Scene) -> Decision:
     oldest = _oldest(scene)
     if oldest is None:
         return Decision(None, None)
-    if (grant := _start(scene, *oldest, scene.free)) is not None:
+    if (grant := _start(scene, *oldest, scene.nodes)) is not None:
         return Decision(grant, None)
-    if not any(lane.jobs and granted(lane, scene.free) for lane in scene.lanes):
+    if not any(lane.jobs and granted(lane, scene.nodes) for lane in scene.lanes):
         return Decision(None, None)
     held = reserve(scene, *oldest)
     for lane in sorted((lane for lane in scene.lanes if lane.jobs), key=lambda lane: lane.jobs[0].since):
@@ -106,9 +109,12 @@ def _oldest(scene: Scene) -> tuple[Lane, Waits] | None:
     return None if lane is None else (lane, lane.jobs[0])
 
 
-def _start(scene: Scene, lane: Lane, job: Waits, room: Room) -> Grant | None:
-    workers = granted(lane, room)
-    return Grant(job, lane, workers, warm=False, overdue=False) if workers else None
+def _start(scene: Scene, lane: Lane, job: Waits, nodes: Nodes) -> Grant | None:
+    workers = granted(lane, nodes)
+    if not workers:
+        return None
+    places = nodes.best_fit(lane.cpus, lane.gpus, workers)
+    return Grant(job, lane, workers, warm=False, overdue=False, places=places)
 
 
 POLICIES: dict[str, Decide] = {
@@ -129,12 +135,13 @@ class Row(NamedTuple):
     took_s: float  # CPU time of the simulation
 
 
-def simulate(name: str, work: Sequence[Load], gpus: int) -> Row:
-    """One policy over `work`."""
-    total = Room(gpus * CPUS_OF_A_GPU, gpus)
+def simulate(name: str, work: Sequence[Load], gpus: int, each: int | None = None) -> Row:
+    """One policy over `work`, on nodes of `each` GPUs, or on one."""
+    each = gpus if each is None else each
+    nodes = {f"node-{number:03}": Room(each * CPUS_OF_A_GPU, each) for number in range(gpus // each)}
     tenants = {name: Tenant(weight=weight) for name, weight in WEIGHTS.items()}
     fairness = Fairness()
-    simulation = Simulation(total, tenants, CLASSES, POLICIES[name], warm=WARM_WORKERS, observe=fairness.observe)
+    simulation = Simulation(nodes, tenants, CLASSES, POLICIES[name], warm=WARM_WORKERS, observe=fairness.observe)
     began = time.process_time()
     simulation.run(work)
     took_s = time.process_time() - began
@@ -224,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--gpus", type=int, default=1000)
+    parser.add_argument("--node-gpus", type=int)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     work = loads(options.jobs, options.gpus, options.seed)
@@ -233,7 +241,7 @@ def main() -> None:
     )
     rows = []
     for name in POLICIES:
-        rows.append(simulate(name, work, options.gpus))
+        rows.append(simulate(name, work, options.gpus, options.node_gpus))
         print(f"{name}: {rows[-1].took_s:.1f} s of CPU time", flush=True)
     print(table(rows))
 

@@ -79,9 +79,11 @@ class WaitingView(View):
     """Why a pending job does not run."""
 
     reason: str = Field(
-        description="queue: its turn comes; room: others hold what it needs; reservation: what it needs is kept for a "
-        "job whose turn comes before; quota: its tenant has as much as it may; cluster: none was seen lately; "
-        "backoff: it failed a moment ago; dependencies: jobs that it depends on; paused"
+        description="queue: its turn comes; room: others hold what it needs; nodes: enough is free in all, but not on "
+        "nodes that could each hold a worker; size: the nodes that there are could not hold it even if they were "
+        "empty; reservation: what it needs is kept for a job whose turn comes before; quota: its tenant has as much "
+        "as it may; cluster: none was seen lately; backoff: it failed a moment ago; dependencies: jobs that it "
+        "depends on; paused"
     )
     position: int | None = Field(
         description="1 is next; null when paused, kept by a quota or a dependency, or with 200 or more ahead"

@@ -7,6 +7,7 @@ actor is told a job id and an attempt, nothing else.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import structlog
@@ -34,6 +35,12 @@ class Running(NamedTuple):
     rank: int = 0
 
 
+class _Placing(NamedTuple):
+    running: Running
+    until: float  # monotonic
+    nodes: tuple[str, ...]
+
+
 class Admission:
     """Claims and starts attempts, and remembers those it started until they are over."""
 
@@ -47,7 +54,9 @@ class Admission:
         self._cluster = cluster
         self._warm = warm
         self.running: dict[Any, Running] = {}  # reference of `run`, `follow` or `wait` -> what it is for
-        self.placing: dict[Any, tuple[Running, float]] = {}  # reference of `meeting` -> gang, until when by our clock
+        self.placing: dict[Any, _Placing] = {}  # reference of `meeting` or `ready` -> what waits for a place in Ray
+        self._nodes: set[str] = set()  # that are there
+        self._gone: set[str] = set()  # that were
 
     def admit(self) -> None:
         """Claim until nothing waits or fits. Raises RayAway, or an error of the database."""
@@ -77,10 +86,7 @@ class Admission:
             if claimed.workers > 1:
                 self._start_gang(claimed, actor)
             else:
-                handle = self._warm.handle(actor) or self._cluster.start(
-                    actor, warm=False, threads=max(1, claimed.cpus), gpus=claimed.gpus
-                )
-                self.running[self._cluster.run(handle, ticket)] = Running(ticket, actor)
+                self._start_single(claimed, actor)
         except RayAway as error:
             self.give_back(ticket, f"Ray could not be reached: {error}")
             raise
@@ -90,13 +96,29 @@ class Admission:
         meters.dispatcher.started.inc()
         log.info("attempt_started", job=ticket.job_id, attempt=ticket.attempt, actor=actor)
 
+    def _start_single(self, claimed: Claimed, actor: str) -> None:
+        node = claimed.nodes[0] if claimed.nodes else ""
+        handle = self._warm.handle(actor) or self._cluster.start(
+            actor, warm=False, threads=max(1, claimed.cpus), gpus=claimed.gpus, node=node
+        )
+        running = Running(claimed.ticket, actor)
+        if claimed.gpus:
+            self.placing[self._cluster.ready(handle)] = _Placing(running, self._placed_by(), ())
+        self.running[self._cluster.run(handle, claimed.ticket)] = running
+
+    def _placed_by(self) -> float:
+        return time.monotonic() + self._settings.join_s
+
     def _start_gang(self, claimed: Claimed, actor: str) -> None:
         """Where they meet travels from rank 0 to the others through Ray: nobody waits for it here."""
         ticket, workers = claimed.ticket, claimed.workers
-        handles = gangs.start(self._cluster, actor, workers=workers, threads=max(1, claimed.cpus), gpus=claimed.gpus)
+        handles = gangs.start(
+            self._cluster, actor, workers=workers, threads=max(1, claimed.cpus), gpus=claimed.gpus, nodes=claimed.nodes
+        )
         meeting = self._cluster.meeting(handles[0])
-        self.placing[meeting] = Running(ticket, actor, workers), time.monotonic() + self._settings.join_s
-        self.running[self._cluster.run(handles[0], ticket, workers)] = Running(ticket, actor, workers)
+        leader = Running(ticket, actor, workers)
+        self.placing[meeting] = _Placing(leader, self._placed_by(), claimed.nodes)
+        self.running[self._cluster.run(handles[0], ticket, workers)] = leader
         for rank, handle in enumerate(handles[1:], start=1):
             part = self._cluster.follow(handle, ticket, rank=rank, workers=workers, meeting=meeting)
             self.running[part] = Running(ticket, actor, workers, rank)
@@ -110,11 +132,21 @@ class Admission:
             del self.running[reference]
 
     def unplaced(self) -> list[Running]:
-        """Gangs that there was no room for in Ray for `join_s`, whatever the ledger says; each is told once."""
+        """Attempts that Ray had no room for for `join_s`, or one of whose nodes is gone; each is told once.
+
+        Gangs, and workers with GPUs: Ray has room for every single worker without.
+        """
         for placed in self._cluster.over(list(self.placing)):
             del self.placing[placed]
-        late = [reference for reference, (_, until) in self.placing.items() if time.monotonic() > until]
-        return [self.placing.pop(reference)[0] for reference in late]
+        now = time.monotonic()
+        late = [ref for ref, one in self.placing.items() if now > one.until or not self._gone.isdisjoint(one.nodes)]
+        return [self.placing.pop(reference).running for reference in late]
+
+    def see(self, nodes: Iterable[str]) -> None:
+        """The nodes that are there now. Ray gives no id twice."""
+        there = set(nodes)
+        self._gone |= self._nodes - there
+        self._nodes = there
 
     def give_back(self, ticket: Ticket, why: str) -> None:
         """The attempt was never begun: its job goes back to the queue, and nobody is charged."""

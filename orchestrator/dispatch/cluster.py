@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,7 +24,8 @@ from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.client import ray as ray_client
 from ray.util.client.common import GRPC_OPTIONS
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import NODE_ID_LABEL_KEY
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from orchestrator.settings import Settings
 from orchestrator.store.queue import Ticket
@@ -40,8 +41,7 @@ class Gone(Exception):
 
 
 class Capacity(NamedTuple):
-    cpus: int
-    gpus: int
+    rooms: Mapping[str, tuple[int, int]]  # cores and GPUs of the nodes that are here to stay, by Ray's id
     nodes: int  # alive
     leaving: frozenset[str]  # ids of those among them that are being drained
 
@@ -97,25 +97,28 @@ class Cluster:
             ray.shutdown()
 
     def capacity(self) -> Capacity:
-        """Cores and GPUs of the nodes that are here to stay."""
+        """What each node has that is here to stay; one without cores and GPUs is no place for work."""
         with _ray_errors():
             found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         alive = [node for node in found if node["Alive"]]
         leaving = self.draining() if len(alive) > 1 else frozenset()
-        staying = [node["Resources"] for node in alive if node["NodeID"] not in leaving]
-        cpus, gpus = (int(sum(resources.get(name, 0) for resources in staying)) for name in ("CPU", "GPU"))
-        return Capacity(cpus, gpus, len(alive), leaving)
+        staying = {node["NodeID"]: node["Resources"] for node in alive if node["NodeID"] not in leaving}
+        rooms = {node: (int(has.get("CPU", 0)), int(has.get("GPU", 0))) for node, has in staying.items()}
+        return Capacity({node: room for node, room in rooms.items() if any(room)}, len(alive), leaving)
 
     def ask_for(self, bundles: list[dict[str, int]]) -> None:
         """Tell Ray's autoscaler what room is wanted in all; nobody waits for an answer, it is told again soon."""
         with _ray_errors():
             ray.remote(request_resources).options(num_cpus=0, max_retries=0).remote(bundles=bundles)
 
-    def start(self, name: str, *, warm: bool, threads: int, gpus: int, place: tuple[Any, int] | None = None) -> Any:
+    def start(
+        self, name: str, *, warm: bool, threads: int, gpus: int, place: tuple[Any, int] | None = None, node: str = ""
+    ) -> Any:
         """A handle of a new detached actor, or of the one that has this name already.
 
-        place: what `place` returned, and which of its bundles.
+        place: what `place` returned, and which of its bundles. node: where, unless that node is gone; empty: anywhere.
         """
+        anywhere = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
         options: dict[str, Any] = {
             "name": name,
             "lifetime": "detached",
@@ -124,15 +127,21 @@ class Cluster:
             "max_restarts": 0,  # a new attempt is our decision, under a new fence
             "num_cpus": HARDLY_A_CORE,
             "num_gpus": gpus,
-            "scheduling_strategy": "SPREAD" if place is None else PlacementGroupSchedulingStrategy(*place),
+            "scheduling_strategy": anywhere if place is None else PlacementGroupSchedulingStrategy(*place),
         }
         with _ray_errors():
             return ray.remote(Worker).options(**options).remote(name, warm, threads)
 
-    def place(self, name: str, bundles: Sequence[dict[str, float]], strategy: str) -> Any:
-        """Ask for room for several actors at once, a bundle for each: a placement group that outlives this process."""
+    def place(self, name: str, bundles: Sequence[dict[str, float]], strategy: str, nodes: Sequence[str]) -> Any:
+        """Ask for room for several actors at once, a bundle for each: a placement group that outlives this process.
+
+        nodes: of each bundle; empty: as `strategy` says.
+        """
+        labels = [{NODE_ID_LABEL_KEY: node} for node in nodes] or None
         with _ray_errors():
-            return ray.util.placement_group(list(bundles), strategy=strategy, name=name, lifetime="detached")
+            return ray.util.placement_group(
+                list(bundles), strategy=strategy, name=name, lifetime="detached", bundle_label_selector=labels
+            )
 
     def places(self) -> list[str]:
         """The names of the placement groups that have not been removed."""

@@ -6,7 +6,7 @@ Rank 0 of attempt 2 of job_x is the actor `run-job_x-2`, as a single worker woul
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from orchestrator.dispatch.cluster import HARDLY_A_CORE, Cluster
@@ -30,14 +30,14 @@ def leader_of(name: str) -> str:
     return "-".join(name.split("-")[:3])  # a job's id has no dash
 
 
-def start(cluster: Cluster, leader: str, *, workers: int, threads: int, gpus: int) -> list[Any]:
+def start(cluster: Cluster, leader: str, *, workers: int, threads: int, gpus: int, nodes: Sequence[str]) -> list[Any]:
     """Handles of new actors by rank. They begin when there is room for all of them. Raises RayAway.
 
-    GPUs of one gang lie on as few nodes as possible. Cores are counted in our own ledger only, so gangs without GPUs
-    are spread over the nodes.
+    nodes: of each, by rank. Where the claim named none, GPUs lie on as few nodes as possible, and gangs without GPUs
+    are spread over the nodes, because Ray does not count their cores.
     """
     bundle = {"CPU": HARDLY_A_CORE} | ({"GPU": float(gpus)} if gpus else {})
-    group = cluster.place(leader, [bundle] * workers, "PACK" if gpus else "SPREAD")
+    group = cluster.place(leader, [bundle] * workers, "PACK" if gpus else "SPREAD", nodes)
     return [
         cluster.start(name, warm=False, threads=threads, gpus=gpus, place=(group, rank))
         for rank, name in enumerate(member_names(leader, workers))

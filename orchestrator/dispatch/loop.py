@@ -146,11 +146,14 @@ class Dispatcher:
             return
         self._next_room = time.monotonic() + ROOM_EVERY_S
         found = self._cluster.capacity()
-        cpus = self._settings.cpus if self._settings.cpus is not None else found.cpus
-        gpus = self._settings.gpus if self._settings.gpus is not None else found.gpus
+        has_cpus, has_gpus = (sum(room[kind] for room in found.rooms.values()) for kind in (0, 1))
+        cpus = self._settings.cpus if self._settings.cpus is not None else has_cpus
+        gpus = self._settings.gpus if self._settings.gpus is not None else has_gpus
+        nodes = found.rooms if len(found.rooms) > 1 and (cpus, gpus) == (has_cpus, has_gpus) else None
         if self._db.is_sqlite and found.nodes > 1:
             log.error("sqlite_serves_one_machine", nodes=found.nodes, advice=ONE_MACHINE)
-            cpus = gpus = 0
+            cpus, gpus, nodes = 0, 0, None
         with self._db.write() as tx:
-            claims.set_room(tx, cpus=cpus, gpus=gpus, warm=self._warm.count())
+            claims.set_room(tx, cpus=cpus, gpus=gpus, warm=self._warm.count(), nodes=nodes)
+        self._admission.see(found.rooms)
         self._drain.clear(found.leaving)

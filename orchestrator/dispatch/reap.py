@@ -104,10 +104,10 @@ class Reaper:
             self._admission.end(over.actor, over.workers)
 
     def _give_back_unplaced(self) -> None:
-        for gang in self._admission.unplaced():
-            why = f"Ray had no place for {gang.workers} workers within {self._settings.join_s:g} s"
-            self._admission.give_back(gang.ticket, why)
-            self._admission.end(gang.actor, gang.workers)
+        for one in self._admission.unplaced():
+            waited = f"within {self._settings.join_s:g} s, or one of their nodes is gone"
+            self._admission.give_back(one.ticket, f"Ray had no place for its workers ({one.workers}) {waited}")
+            self._admission.end(one.actor, one.workers)
 
     def _adopt(self, active: list[ActiveJob]) -> None:
         """Attempts that have begun, with an actor that this dispatcher holds no reference of."""

@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from orchestrator.scheduling.nodes import Held, Nodes, held
 from orchestrator.scheduling.policy import Rank, rank
 from orchestrator.scheduling.reserve import Reservation, reserve, room_for
 from orchestrator.scheduling.scene import UNKNOWN, Lane, Scene, Waits, granted
@@ -22,7 +23,7 @@ from orchestrator.scheduling.shares import Room
 class Prospect(NamedTuple):
     """What a waiting job is told."""
 
-    reason: str  # queue | room | reservation | quota | backoff
+    reason: str  # queue | room | nodes | size | reservation | quota | backoff
     position: int | None  # 1 is next; None where a quota keeps it from having a turn
     start: float | None  # seconds since 1970
 
@@ -111,6 +112,7 @@ class _Reasons:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = copy(scene)
+        self._scene.nodes = scene.nodes.copy()
         self._held: Reservation | None = None
 
     def of(self, lane: Lane, job: Waits) -> str:
@@ -120,46 +122,70 @@ class _Reasons:
         if lane.short and scene.warm:
             scene.warm -= 1
             return "queue"
-        if not granted(lane, scene.free):
-            if self._held is None and scene.total.fits(lane.cpus * lane.min_workers, lane.gpus * lane.min_workers):
-                self._held = reserve(scene, lane, job)
-            return "room"
-        workers = granted(lane, room_for(scene, job, self._held))
+        if not granted(lane, scene.nodes):
+            return self._of_unfit(lane, job)
+        nodes = room_for(scene, job, self._held)
+        workers = granted(lane, nodes)
         if not workers:
             return "reservation"
-        scene.free = Room(scene.free.cpus - lane.cpus * workers, scene.free.gpus - lane.gpus * workers)
+        taken = held(nodes.best_fit(lane.cpus, lane.gpus, workers), lane.cpus, lane.gpus)
+        scene.nodes.take(taken)
+        if self._held is not None:
+            _keep_below(self._held.spare(scene), scene.nodes, taken if nodes is not scene.nodes else {})
         return "queue"
+
+    def _of_unfit(self, lane: Lane, job: Waits) -> str:
+        scene = self._scene
+        if scene.whole.holds(lane.cpus, lane.gpus) < lane.min_workers:
+            return "room" if lane.short else "size"  # a warm worker will do for a short one
+        if self._held is None:
+            self._held = reserve(scene, lane, job)
+            self._held.spare(scene)
+        enough = scene.free.fits(lane.cpus * lane.min_workers, lane.gpus * lane.min_workers)
+        return "nodes" if enough else "room"
+
+
+def _keep_below(spare: Nodes, free: Nodes, taken: Held) -> None:
+    """`taken` came out of what is spare, and nothing is spare that is not free."""
+    spare.take(taken)
+    for node, room in free.rooms.items():
+        left = spare.rooms[node]
+        if not room.fits(*left):
+            spare.put(node, Room(min(left.cpus, room.cpus), min(left.gpus, room.gpus)))
 
 
 class _Starts:
     """Plays the ends of jobs forward, nobody passing anybody."""
 
     def __init__(self, scene: Scene) -> None:
-        self._total = scene.total
+        self._whole = scene.whole
+        self._nodes = scene.nodes.copy()
         self._now = scene.now
-        self._cpus, self._gpus = scene.free
         self._warm = scene.warm
-        self._ends = [(max(run.ends, scene.now), run.cpus, run.gpus) for run in scene.running if run.ends != UNKNOWN]
+        self._ends = [
+            (max(run.ends, scene.now), n, run.held) for n, run in enumerate(scene.running) if run.ends != UNKNOWN
+        ]
+        self._number = len(scene.running)
+        self._is_over = False  # nobody behind can be told either
         heapq.heapify(self._ends)
 
     def of(self, lane: Lane, job: Waits) -> float | None:
         if lane.short and self._warm:
             self._warm -= 1
             return self._now
-        cpus, gpus = lane.cpus * lane.min_workers, lane.gpus * lane.min_workers
-        if not self._total.fits(cpus, gpus):
+        if self._is_over or self._whole.holds(lane.cpus, lane.gpus) < lane.min_workers:
             return None
-        while not (cpus <= self._cpus and gpus <= self._gpus):
+        while self._nodes.holds(lane.cpus, lane.gpus) < lane.min_workers:
             if not self._ends:
-                self._cpus = self._gpus = -1  # nobody behind it can be told either
+                self._is_over = True
                 return None
-            ends, freed_cpus, freed_gpus = heapq.heappop(self._ends)
+            ends, _, freed = heapq.heappop(self._ends)
             self._now = max(self._now, ends)
-            self._cpus += freed_cpus
-            self._gpus += freed_gpus
+            self._nodes.give(freed)
         start = max(self._now, job.ready_at)
-        self._cpus -= cpus
-        self._gpus -= gpus
+        taken = held(self._nodes.best_fit(lane.cpus, lane.gpus, lane.min_workers), lane.cpus, lane.gpus)
+        self._nodes.take(taken)
         if job.length_s != UNKNOWN:
-            heapq.heappush(self._ends, (start + job.length_s, cpus, gpus))
+            self._number += 1
+            heapq.heappush(self._ends, (start + job.length_s, self._number, taken))
         return start

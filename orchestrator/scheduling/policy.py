@@ -4,7 +4,7 @@ A job goes before another one if, in this order, its class has the higher level,
 over its weight, its priority is higher, its deadline is earlier, it has waited longer. A job whose tenant has used up
 its quota is passed over. If the first job does not fit, room is kept for it (`reserve.py`), and it may have others
 preempted if its class does that. One in `overdue_every` claims is for the job that has waited longest, if that is
-longer than `overdue_s`: nobody starves, whatever comes in.
+longer than `overdue_s`: nobody starves, whatever comes in. A job fits if its workers do, each whole on one node.
 
 Short jobs take an idle warm worker beside all this, and wait for no room.
 """
@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from orchestrator.scheduling.reserve import Reservation, passes, reserve, room_for, spare_room
+from orchestrator.scheduling.nodes import Later, Nodes, Places
+from orchestrator.scheduling.reserve import Reservation, passes, reserve, room_for
 from orchestrator.scheduling.scene import Lane, Running, Scene, Waits, granted
 
 LOOK_AHEAD = 16  # how many jobs of one lane are asked whether they are short enough to pass
@@ -31,6 +32,7 @@ class Grant(NamedTuple):
     workers: int
     warm: bool  # on a warm worker: it takes no room
     overdue: bool  # it was its turn by age
+    places: Places  # where its workers go
 
 
 class Decision(NamedTuple):
@@ -70,7 +72,11 @@ def _can_change(scene: Scene) -> bool:
     return any(
         lane.jobs
         and (
-            (lane.cpus * lane.min_workers <= cpus and lane.gpus * lane.min_workers <= gpus)
+            (
+                lane.cpus * lane.min_workers <= cpus
+                and lane.gpus * lane.min_workers <= gpus
+                and scene.nodes.holds(lane.cpus, lane.gpus) >= lane.min_workers
+            )
             or lane.preempts
             or (lane.short and scene.warm)
         )
@@ -81,7 +87,7 @@ def _can_change(scene: Scene) -> bool:
 def needs_running(scene: Scene) -> bool:
     """Whether a decision depends on what runs: somebody ready does not fit."""
     return any(
-        _first_ready(scene, lane) is not None and not (lane.short and scene.warm) and not granted(lane, scene.free)
+        _first_ready(scene, lane) is not None and not (lane.short and scene.warm) and not granted(lane, scene.nodes)
         for lane in scene.lanes
     )
 
@@ -101,7 +107,7 @@ def _may_ever(scene: Scene, lane: Lane) -> bool:
     """The tenant's quota has room for its fewest workers, and the whole cluster too."""
     cpus, gpus = lane.cpus * lane.min_workers, lane.gpus * lane.min_workers
     return scene.tenants[lane.tenant].may_hold(cpus, gpus) and (
-        scene.total.fits(cpus, gpus) or bool(lane.short and scene.warm)
+        scene.whole.holds(lane.cpus, lane.gpus) >= lane.min_workers or bool(lane.short and scene.warm)
     )
 
 
@@ -112,9 +118,11 @@ def _heads(scene: Scene, overdue: Lane | None) -> tuple[list[Candidate], Candida
     blocked: Candidate | None = None
     free_cpus, free_gpus = scene.free
     for lane in scene.lanes:
-        fits = (lane.cpus * lane.min_workers <= free_cpus and lane.gpus * lane.min_workers <= free_gpus) or (
-            lane.short and scene.warm > 0
-        )
+        fits = (
+            lane.cpus * lane.min_workers <= free_cpus
+            and lane.gpus * lane.min_workers <= free_gpus
+            and scene.nodes.holds(lane.cpus, lane.gpus) >= lane.min_workers
+        ) or (lane.short and scene.warm > 0)
         if not fits and blocked is not None and lane.level < -blocked.rank[1] and lane is not overdue:
             continue  # certainly behind it
         job = _first_ready(scene, lane)
@@ -160,7 +168,7 @@ def _behind(scene: Scene, fitting: list[Candidate], blocked: Candidate, overdue:
 def _who_passes(scene: Scene, candidate: Candidate, held: Reservation) -> Waits | None:
     """The first of a lane's jobs that may start though `held` waits."""
     lane = candidate.lane
-    if (lane.short and scene.warm) or granted(lane, scene.tenants[lane.tenant].left(spare_room(scene, held))):
+    if (lane.short and scene.warm) or _granted(scene, lane, held.spare(scene)):
         return candidate.job
     return next((job for job in _ready(scene, lane) if passes(scene, job, held)), None)
 
@@ -168,32 +176,42 @@ def _who_passes(scene: Scene, candidate: Candidate, held: Reservation) -> Waits 
 def _grant(scene: Scene, candidate: Candidate, held: Reservation | None, overdue: Lane | None) -> Grant | None:
     _, lane, job = candidate
     if lane.short and scene.warm:
-        return Grant(job, lane, 1, warm=True, overdue=lane is overdue)
-    room = scene.tenants[lane.tenant].left(room_for(scene, job, held))
-    workers = granted(lane, room)
-    return Grant(job, lane, workers, warm=False, overdue=lane is overdue) if workers else None
+        return Grant(job, lane, 1, warm=True, overdue=lane is overdue, places={})
+    nodes = room_for(scene, job, held)
+    workers = _granted(scene, lane, nodes)
+    if not workers:
+        return None
+    places = nodes.best_fit(lane.cpus, lane.gpus, workers)
+    return Grant(job, lane, workers, warm=False, overdue=lane is overdue, places=places)
+
+
+def _granted(scene: Scene, lane: Lane, nodes: Nodes) -> int:
+    return granted(lane, nodes, scene.tenants[lane.tenant].left(nodes.sum))
 
 
 def choose_victims(scene: Scene, lane: Lane, held: Reservation) -> tuple[str, ...]:
-    """The fewest jobs whose end makes room for `lane`'s fewest workers, the youngest of them.
+    """Few jobs whose end makes room for `lane`'s fewest workers, young ones.
 
     None of them where room comes soon, or has been asked for already, or where all together would not do.
     """
     if held.at - scene.now <= scene.rules.preempt_after_s:
         return ()
-    coming = [run for run in scene.running if run.stopping]
-    cpus = lane.cpus * lane.min_workers - scene.free.cpus - sum(run.cpus for run in coming)
-    gpus = lane.gpus * lane.min_workers - scene.free.gpus - sum(run.gpus for run in coming)
-    if cpus <= 0 and gpus <= 0:
+    coming = Later(scene.nodes, lane.cpus, lane.gpus)
+    if coming.end(run.held for run in scene.running if run.stopping) >= lane.min_workers:
         return ()
     able = [run for run in scene.running if _may_be_preempted(scene, run, lane)]
+    after = coming.nodes()
+    cpus, gpus = lane.cpus * lane.min_workers - after.sum.cpus, lane.gpus * lane.min_workers - after.sum.gpus
     if sum(run.cpus for run in able) < cpus or sum(run.gpus for run in able) < gpus:
+        return ()
+    if coming.end(run.held for run in able) < lane.min_workers:
         return ()
     able.sort(key=lambda run: (run.level, -run.started, run.id))
     for run in able:
-        if run.cpus >= cpus and run.gpus >= gpus:
+        enough = run.cpus >= cpus and run.gpus >= gpus
+        if enough and Later(after, lane.cpus, lane.gpus).end([run.held]) >= lane.min_workers:
             return (run.id,)
-    return _fewest(able, cpus, gpus)
+    return _fewest(coming.nodes(), able, lane)
 
 
 def _may_be_preempted(scene: Scene, run: Running, lane: Lane) -> bool:
@@ -205,27 +223,16 @@ def _may_be_preempted(scene: Scene, run: Running, lane: Lane) -> bool:
     )
 
 
-def _fewest(able: Sequence[Running], cpus: int, gpus: int) -> tuple[str, ...]:
-    """Greedily those that bring most, then without those that turn out to be superfluous."""
-    chosen: list[Running] = []
-    left = list(able)
-    missing_cpus, missing_gpus = cpus, gpus
-    while missing_cpus > 0 or missing_gpus > 0:
-        best = max(left, key=lambda run: _brings(run, missing_cpus, missing_gpus))
-        left.remove(best)
-        chosen.append(best)
-        missing_cpus -= best.cpus
-        missing_gpus -= best.gpus
-    for run in list(chosen):
-        if missing_cpus + run.cpus <= 0 and missing_gpus + run.gpus <= 0:
+def _fewest(nodes: Nodes, able: Sequence[Running], lane: Lane) -> tuple[str, ...]:
+    """All of them, but for those that turn out to be superfluous: the small ones are let off first, then the old.
+
+    nodes: when all have made room.
+    """
+    chosen = list(able)
+    for run in sorted(able, key=lambda run: (run.gpus, run.cpus, -run.level, run.started)):
+        nodes.take(run.held)
+        if nodes.holds(lane.cpus, lane.gpus) >= lane.min_workers:
             chosen.remove(run)
-            missing_cpus += run.cpus
-            missing_gpus += run.gpus
+        else:
+            nodes.give(run.held)
     return tuple(run.id for run in chosen)
-
-
-def _brings(run: Running, cpus: int, gpus: int) -> float:
-    """How much of what is missing it would give: 2 is all of both."""
-    part_cpus = min(run.cpus, cpus) / cpus if cpus > 0 else 0.0
-    part_gpus = min(run.gpus, gpus) / gpus if gpus > 0 else 0.0
-    return part_cpus + part_gpus

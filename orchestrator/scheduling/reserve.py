@@ -7,40 +7,73 @@ at first; once it has waited for `hold_s`, only those who cannot delay it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from orchestrator.scheduling.nodes import Held, Later, Nodes, held
 from orchestrator.scheduling.scene import UNKNOWN, Lane, Scene, Waits
 from orchestrator.scheduling.shares import Room
 
 
-class Reservation(NamedTuple):
+@dataclass
+class Reservation:
+    """Of the first job that does not fit."""
+
     job: Waits
     lane: Lane
     at: float  # when it is expected to start; UNKNOWN where that depends on jobs of unknown length
-    spare: Room  # what may be held for ever without delaying it
+    later: Later | None  # what is free then; None where nobody knows when
+    _spare: Nodes | None = None
+
+    def spare(self, scene: Scene) -> Nodes:
+        """What of the free room may be held for ever without delaying the job; found when it is first asked for.
+
+        The job's nodes are those that fit it best when it starts. Where nobody knows when, they are those where least
+        is missing now, and on them nobody takes what the job needs.
+        """
+        if self._spare is None:
+            cpus, gpus, workers = self.lane.cpus, self.lane.gpus, self.lane.min_workers
+            if self.later is None:
+                later = scene.nodes
+                places = later.nearest(scene.whole, cpus, gpus, workers)
+            else:
+                later = self.later.nodes()
+                places = later.best_fit(cpus, gpus, workers)
+            self._spare = scene.nodes.copy()
+            for node, need in held(places, cpus, gpus).items():
+                then, free = later.rooms[node], scene.nodes.rooms[node]
+                left = Room(max(0, then.cpus - need.cpus), max(0, then.gpus - need.gpus))
+                self._spare.put(node, Room(min(free.cpus, left.cpus), min(free.gpus, left.gpus)))
+        return self._spare
 
 
 def reserve(scene: Scene, lane: Lane, job: Waits) -> Reservation:
-    """When `job`, which does not fit now, can start with its fewest workers if nobody passes it."""
+    """When `job`, which does not fit now, can start with its fewest workers if nobody passes it.
+
+    Nodes are looked at only once there is enough in all.
+    """
     cpus, gpus = lane.cpus * lane.min_workers, lane.gpus * lane.min_workers
     free_cpus, free_gpus = scene.free
-    at = UNKNOWN
+    at, later, ended = UNKNOWN, Later(scene.nodes, lane.cpus, lane.gpus), list[Held]()
     for run in scene.running:
         ends = run.ends
         if ends == UNKNOWN or ends > at:
             break
+        ended.append(run.held)
         free_cpus += run.cpus
         free_gpus += run.gpus
         if at == UNKNOWN and cpus <= free_cpus and gpus <= free_gpus:
-            at = max(ends, scene.now)
+            if later.end(ended) >= lane.min_workers:
+                at = max(ends, scene.now)
+            ended.clear()
     if at == UNKNOWN:
-        free_cpus, free_gpus = scene.free
-    return Reservation(job, lane, at, Room(max(0, free_cpus - cpus), max(0, free_gpus - gpus)))
+        return Reservation(job, lane, UNKNOWN, None)
+    later.end(ended)
+    return Reservation(job, lane, at, later)
 
 
-def room_for(scene: Scene, job: Waits, held: Reservation | None) -> Room:
+def room_for(scene: Scene, job: Waits, held: Reservation | None) -> Nodes:
     """What of the free room `job` may take without delaying the job that it would pass."""
-    return scene.free if held is None or passes(scene, job, held) else spare_room(scene, held)
+    return scene.nodes if held is None or passes(scene, job, held) else held.spare(scene)
 
 
 def passes(scene: Scene, job: Waits, held: Reservation) -> bool:
@@ -48,8 +81,3 @@ def passes(scene: Scene, job: Waits, held: Reservation) -> bool:
     if held.at == UNKNOWN:
         return scene.now - held.job.since < scene.rules.hold_s
     return scene.now + job.length_s <= held.at
-
-
-def spare_room(scene: Scene, held: Reservation) -> Room:
-    """What of the free room nobody misses, however long it is held."""
-    return Room(min(scene.free.cpus, held.spare.cpus), min(scene.free.gpus, held.spare.gpus))

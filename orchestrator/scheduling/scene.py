@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from orchestrator.scheduling.nodes import Held, Nodes
 from orchestrator.scheduling.shares import Room, Tenant
 
 UNKNOWN = math.inf  # an end that nobody knows
@@ -69,6 +70,7 @@ class Running:
     preemptions: int = 0  # of its job so far
     warm: bool = False  # on a warm worker: it holds no room
     stopping: bool = False  # it was asked to stop: its room comes back soon
+    held: Held = field(default_factory=dict)  # on which nodes, as far as that is known
 
 
 @dataclass(slots=True)
@@ -76,8 +78,8 @@ class Scene:
     """Everything that the policy looks at."""
 
     now: float  # seconds since 1970
-    total: Room
-    free: Room
+    whole: Nodes  # all that there is
+    nodes: Nodes  # what is free of it
     lanes: Sequence[Lane]
     tenants: Mapping[str, Tenant]
     running: Sequence[Running] = ()  # in the order of `ends`; needed only where something does not fit
@@ -85,12 +87,27 @@ class Scene:
     since_overdue: int = 0  # claims since the last one for an overdue job
     rules: Rules = RULES
 
+    @property
+    def total(self) -> Room:
+        return self.whole.sum
 
-def granted(lane: Lane, room: Room) -> int:
-    """As many workers as fit into `room`, `lane.workers` at most; 0 where not even `min_workers` fit."""
+    @property
+    def free(self) -> Room:
+        return self.nodes.sum
+
+
+def granted(lane: Lane, nodes: Nodes, left: Room | None = None) -> int:
+    """As many workers as fit, `lane.workers` at most; 0 where not even `min_workers` fit.
+
+    left: what the tenant's quota leaves in all.
+    """
+    room = nodes.sum if left is None else left
     most = lane.workers
     if lane.cpus:
         most = min(most, room.cpus // lane.cpus)
     if lane.gpus:
         most = min(most, room.gpus // lane.gpus)
+    if most < lane.min_workers:
+        return 0
+    most = min(most, nodes.holds(lane.cpus, lane.gpus))
     return most if most >= lane.min_workers else 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from orchestrator.scheduling.classes import PriorityClass
+from orchestrator.scheduling.nodes import Nodes, held
 from orchestrator.scheduling.policy import Decision, Grant
 from orchestrator.scheduling.scene import RULES, UNKNOWN, Lane, Rules, Running, Scene, Waits
 from orchestrator.scheduling.shares import Room, Tenant
@@ -63,7 +64,7 @@ class _AtWork(NamedTuple):
 class Simulation:
     """Runs `loads` to their end under `decide`. Deterministic."""
 
-    total: Room
+    nodes: Mapping[str, Room]
     tenants: Mapping[str, Tenant]
     classes: Mapping[str, PriorityClass]
     decide: Decide
@@ -82,8 +83,8 @@ class Simulation:
         self._events: list[tuple[float, int, str, str]] = []
         self._number = 0
         self._ordered: list[Running] = []
-        self._scene = Scene(0.0, self.total, self.total, [], self.tenants, self._ordered, self.warm, 0, self.rules)
-        self._free = self.total
+        whole, free = Nodes(self.nodes), Nodes(self.nodes)
+        self._scene = Scene(0.0, whole, free, [], self.tenants, self._ordered, self.warm, 0, self.rules)
         self._last = arrivals[-1].arrives
         now, place = 0.0, 0
         while place < len(arrivals) or self._events:
@@ -149,7 +150,8 @@ class Simulation:
         if at_work.warm:
             self._scene.warm += 1
         self._drop(run)
-        self._hold(load.tenant, -load.cpus * at_work.workers, -load.gpus * at_work.workers, at_work.warm, now)
+        self._scene.nodes.give(run.held)
+        self.tenants[load.tenant].hold(-load.cpus * at_work.workers, -load.gpus * at_work.workers, now)
         self.busy += run.gpus * max(0.0, min(now, self._last) - run.started)
 
     def _drop(self, run: Running) -> None:
@@ -158,16 +160,10 @@ class Simulation:
             place += 1
         del self._ordered[place]
 
-    def _hold(self, tenant: str, cpus: int, gpus: int, warm: bool, now: float) -> None:
-        self.tenants[tenant].hold(cpus, gpus, now)
-        if not warm:
-            self._free = Room(self._free.cpus - cpus, self._free.gpus - gpus)
-
     def _schedule(self, now: float) -> None:
         scene = self._scene
         scene.now = now
         while True:
-            scene.free = self._free
             decision = self.decide(scene)
             if self.observe is not None:
                 self.observe(scene, decision)
@@ -191,11 +187,12 @@ class Simulation:
         run = Running(
             id=grant.job.id, level=lane.level, cpus=lane.cpus * took, gpus=lane.gpus * took, started=now,
             ends=now + grant.job.length_s * slower, preemptible=declared.preemptible and bool(took),
-            preemptions=story.preemptions, warm=grant.warm,
+            preemptions=story.preemptions, warm=grant.warm, held=held(grant.places, lane.cpus, lane.gpus),
         )  # fmt: skip
         insort(self._ordered, run, key=lambda other: other.ends)
         self._at_work[run.id] = _AtWork(story, run, lane, grant.workers, grant.warm)
-        self._hold(lane.tenant, lane.cpus * grant.workers, lane.gpus * grant.workers, grant.warm, now)
+        scene.nodes.take(run.held)
+        self.tenants[lane.tenant].hold(lane.cpus * grant.workers, lane.gpus * grant.workers, now)
         self._later(now + story.left_s * slower, run.id, f"end{story.preemptions}")
 
     def _preempt(self, victims: Sequence[str], now: float) -> None:

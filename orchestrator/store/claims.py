@@ -7,13 +7,14 @@ ledger counts claims. What happens to a job afterwards is `queue.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.scheduling import policy
+from orchestrator.scheduling.nodes import POOL, Places
 from orchestrator.scheduling.policy import LOOK_AHEAD, Grant
 from orchestrator.scheduling.shares import Room
 from orchestrator.states import ACTIVE, Move, Status
@@ -35,6 +36,7 @@ class Claimed(NamedTuple):
     gpus: int
     workers: int  # that there is room for: between the job's `min_workers` and its `workers`
     warm: str | None  # the warm worker that it goes to, without room of its own
+    nodes: tuple[str, ...]  # Ray's ids of the nodes of its workers, by rank; empty: any
 
 
 def nobody_warm() -> str | None:
@@ -64,7 +66,7 @@ def claim_next(
         ingest = _first_ingest(tx, at_once=max(1, look.scene.total.cpus))
         if ingest is not None:
             if _take_turn(tx, look.turn, 0, 0, overdue=False):
-                return _claimed(tx, ingest, owner, lease_s, workers=1, warm=idle_warm())
+                return _claimed(tx, ingest, owner, lease_s, workers=1, warm=idle_warm(), places={})
             continue
         for lane in look.scene.lanes:
             lane.jobs = [job for job in lane.jobs if job.id not in elsewhere]
@@ -78,7 +80,8 @@ def claim_next(
             if not _lock(tx, grant.job.id):
                 elsewhere.add(grant.job.id)
             elif _take_for(tx, look, grant):
-                return _claimed(tx, grant.job.id, owner, lease_s, grant.workers, warm if grant.warm else None)
+                on = warm if grant.warm else None
+                return _claimed(tx, grant.job.id, owner, lease_s, workers=grant.workers, warm=on, places=grant.places)
             one_try.rollback()
     return None
 
@@ -153,8 +156,11 @@ CLAIMED = (
 )  # fmt: skip
 
 
-def _claimed(tx: Session, job_id: str, owner: str, lease_s: float, workers: int, warm: str | None) -> Claimed:
+def _claimed(
+    tx: Session, job_id: str, owner: str, lease_s: float, *, workers: int, warm: str | None, places: Places
+) -> Claimed:
     """The new attempt of a job whose row is held and whose room is taken."""
+    known = {node: there for node, there in places.items() if node != POOL}
     claim = (
         update(Job)
         .where(Job.id == job_id)
@@ -168,20 +174,27 @@ def _claimed(tx: Session, job_id: str, owner: str, lease_s: float, workers: int,
         .returning(*CLAIMED)
     )
     row = tx.execute(claim).one()
-    tx.add(Attempt(job_id=job_id, attempt=row.attempt, workers=workers, warm=warm is not None, claimed_at=db_now()))
+    tx.add(
+        Attempt(
+            job_id=job_id, attempt=row.attempt, workers=workers, warm=warm is not None, nodes=known or None,
+            claimed_at=db_now(),
+        )
+    )  # fmt: skip
     event = status_event(Status.STARTING, Move.CLAIM)
     events.append(tx, job_id, row.attempt, row.events, [event])
     webhooks.announce(tx, job_id, row, event)
-    return Claimed(Ticket(job_id, row.attempt), row.kind, row.method, row.task, row.cpus, row.gpus, workers, warm)
+    ticket, nodes = Ticket(job_id, row.attempt), tuple(node for node, there in known.items() for _ in range(there))
+    return Claimed(ticket, row.kind, row.method, row.task, row.cpus, row.gpus, workers, warm, nodes)
 
 
-def set_room(tx: Session, *, cpus: int, gpus: int, warm: int = 0) -> None:
+def set_room(
+    tx: Session, *, cpus: int, gpus: int, warm: int = 0, nodes: Mapping[str, tuple[int, int]] | None = None
+) -> None:
     """Tell the ledger how large the cluster is now; what jobs have taken stays, even where it is more than that.
 
-    warm: warm workers that are ready.
+    warm: warm workers that are ready. nodes: cores and GPUs of each, where there are several that make up the sums.
     """
-    changed = tx.execute(
-        update(Ledger).values(cpus=cpus, gpus=gpus, warm=warm, seen_at=db_now()).returning(Ledger.id)
-    ).one_or_none()
-    if changed is None:
-        tx.add(Ledger(id=1, cpus=cpus, gpus=gpus, cpus_taken=0, gpus_taken=0, warm=warm, seen_at=db_now()))
+    told = None if nodes is None else {node: list(room) for node, room in nodes.items()}
+    seen = {"cpus": cpus, "gpus": gpus, "warm": warm, "nodes": told, "seen_at": db_now()}
+    if tx.execute(update(Ledger).values(seen).returning(Ledger.id)).one_or_none() is None:
+        tx.add(Ledger(id=1, cpus_taken=0, gpus_taken=0, **seen))

@@ -16,6 +16,7 @@ from sqlalchemy import TextClause, and_, func, literal, select, text, true
 from sqlalchemy.orm import Session
 
 from orchestrator.scheduling.classes import DEFAULT_CLASSES, UNDECLARED, PriorityClass, parse_classes
+from orchestrator.scheduling.nodes import POOL, Nodes, held
 from orchestrator.scheduling.scene import RULES, UNKNOWN, Lane, Running, Scene, Waits
 from orchestrator.scheduling.shares import Room
 from orchestrator.states import ACTIVE, Status
@@ -81,17 +82,23 @@ LEDGER = select(
         Ledger.cpus, Ledger.gpus, Ledger.cpus_taken, Ledger.gpus_taken, Ledger.warm, Ledger.overdue_turn
     )),
     Ledger.turn,
+    Ledger.nodes,
     db_now().label("now"),
 ).select_from(select(literal(1)).subquery().outerjoin(Ledger, true()))  # fmt: skip
 AT_WORK = (
     select(
         Job.id, Job.class_, Job.cpus, Job.gpus, Job.status, Job.step, Job.total_steps, Job.timeout_s, Job.running_s,
         Job.deadline, Job.estimate, Job.preemptions, Attempt.workers.label("workers_taken"), Attempt.warm,
-        Attempt.claimed_at, Attempt.started_at, Attempt.resumed_from,
+        Attempt.claimed_at, Attempt.started_at, Attempt.resumed_from, Attempt.nodes,
     )
     .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
     .where(Job.status.in_(ACTIVE))
 )  # fmt: skip
+PLACED = (
+    select(Job.cpus, Job.gpus, Attempt.nodes)
+    .join(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
+    .where(Job.status.in_(ACTIVE), Attempt.nodes.is_not(None))
+)
 COUNT_LANES = {dialect: text(f"{_walk(dialect)} SELECT count(walk.lane) FROM walk") for dialect in EMPTY}
 
 
@@ -116,15 +123,35 @@ def look(tx: Session, classes: Classes, *, width: int, ready_only: bool) -> Look
     found = tx.execute(LEDGER).one()
     values = {"width": width, "ready_by": found.now if ready_only else math.inf}
     rows = tx.execute(HEADS_OF[tx.get_bind().dialect.name], values).all()
+    whole = Nodes({POOL: Room(found.cpus, found.gpus)})
+    if found.nodes is not None:
+        whole = Nodes({node: Room(*room) for node, room in found.nodes.items()})
     scene = Scene(
         now=found.now,
-        total=Room(found.cpus, found.gpus),
-        free=Room(max(0, found.cpus - found.cpus_taken), max(0, found.gpus - found.gpus_taken)),
+        whole=whole,
+        nodes=_free(tx, whole, Room(found.cpus - found.cpus_taken, found.gpus - found.gpus_taken)),
         lanes=_lanes(rows, classes, width),
         tenants=accounts.read(tx, {row.tenant_id for row in rows}) if rows else {},
         since_overdue=(found.turn or 0) - found.overdue_turn,
     )
     return Look(scene, found.turn, found.warm)
+
+
+def _free(tx: Session, whole: Nodes, left: Room) -> Nodes:
+    """What is free on each node; `left` in all, by the ledger.
+
+    What is held on nodes that are gone or were never told is taken from any: the sums agree, and nobody gets too much.
+    """
+    nodes = whole.copy()
+    if POOL not in whole.rooms:
+        for row in tx.execute(PLACED):
+            nodes.take(held(row.nodes, row.cpus, row.gpus))
+    nodes = Nodes({node: Room(max(0, room.cpus), max(0, room.gpus)) for node, room in nodes.rooms.items()})
+    for node, room in nodes.rooms.items():
+        over_cpus, over_gpus = nodes.sum.cpus - max(0, left.cpus), nodes.sum.gpus - max(0, left.gpus)
+        cpus, gpus = room.cpus - max(0, over_cpus), room.gpus - max(0, over_gpus)
+        nodes.put(node, Room(max(0, cpus), max(0, gpus)))
+    return nodes
 
 
 def _lanes(rows: Sequence[Any], classes: Classes, width: int) -> list[Lane]:
@@ -187,6 +214,7 @@ def running(tx: Session, classes: Classes, now: float) -> list[Running]:
 
 def _running(row: Any, declared: PriorityClass, now: float) -> Running:
     took = 0 if row.warm else row.workers_taken
+    places = {POOL: took} if row.nodes is None else row.nodes
     return Running(
         id=row.id,
         level=declared.level,
@@ -198,6 +226,7 @@ def _running(row: Any, declared: PriorityClass, now: float) -> Running:
         preemptible=declared.preemptible and bool(took),
         preemptions=row.preemptions,
         stopping=row.status in STOPPING,
+        held=held(places, row.cpus, row.gpus),
     )
 
 

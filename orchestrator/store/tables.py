@@ -298,6 +298,7 @@ class Attempt(Base):
     actor: Mapped[str | None]  # its name in Ray; of a gang, the first member's
     outcome: Mapped[str | None]  # succeeded | failed | lost | paused | preempted | cancelled | expired; None: at work
     node: Mapped[str | None]
+    nodes: Mapped[JsonDict | None]  # where the claim put its workers: {"id in Ray": workers}; None: anywhere
     pid: Mapped[int | None] = mapped_column(Integer)
     resumed_from: Mapped[int | None]  # step
     claimed_at: Mapped[float]
@@ -428,4 +429,5 @@ class Ledger(Base):
     warm: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # warm workers that are ready
     turn: Mapped[int] = mapped_column(default=0, server_default="0")  # counts claims: a decision is about one state
     overdue_turn: Mapped[int] = mapped_column(default=0, server_default="0")  # of the last claim for an overdue job
+    nodes: Mapped[JsonDict | None]  # of several: {"id in Ray": [cpus, gpus]}; None: one node, or one pool
     seen_at: Mapped[float]

@@ -29,7 +29,7 @@ LONGEST_BETWEEN_S = 0.2  # two looks, unless the last one will do
 class Waiting(NamedTuple):
     """Why a pending job does not run."""
 
-    reason: str  # paused | dependencies | backoff | cluster (none was seen lately) | quota | room | reservation | queue
+    reason: str  # an UNTIL, backoff, cluster (none was seen lately), quota, size, room, nodes, reservation, queue
     position: int | None  # 1 is next; None when it is paused, kept by a quota, or with `MOST_TOLD` or more ahead
     estimated_start: float | None  # seconds since 1970, where it can be told
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 
+from orchestrator.scheduling.nodes import POOL, Nodes
 from orchestrator.scheduling.scene import UNKNOWN, Lane, Running, Scene, Waits
 from orchestrator.scheduling.shares import Room, Tenant
 
@@ -26,15 +27,19 @@ def lane(*jobs: Waits | str, tenant: str = "t", **changes: Any) -> Lane:
 
 def runs(name: str, cpus: int, **changes: Any) -> Running:
     values: dict[str, Any] = {"level": 0, "gpus": 0, "started": NOW - 100.0, "preemptible": True} | changes
-    return Running(name, cpus=cpus, **values)
+    held = {POOL: Room(cpus, values["gpus"])}
+    return Running(name, cpus=cpus, **({"held": held} | values))
 
 
 def scene(*lanes: Lane, cpus: int = 4, gpus: int = 0, running: tuple[Running, ...] = (), **changes: Any) -> Scene:
-    """A cluster of which `running` holds its part."""
-    free = Room(cpus - sum(run.cpus for run in running), gpus - sum(run.gpus for run in running))
+    """A cluster of which `running` holds its part; all of it is one node, unless `rooms` says otherwise."""
+    whole = Nodes(changes.pop("rooms", {POOL: Room(cpus, gpus)}))
+    free = whole.copy()
+    for run in running:
+        free.take(run.held)
     tenants = {name: Tenant() for name in {one.tenant for one in lanes}} | changes.pop("tenants", {})
     ordered = sorted(running, key=lambda run: run.ends)
-    return Scene(NOW, Room(cpus, gpus), free, list(lanes), tenants, ordered, **changes)
+    return Scene(NOW, whole, free, list(lanes), tenants, ordered, **changes)
 
 
 LENGTHS = st.one_of(st.just(UNKNOWN), st.floats(1, 5000))
@@ -42,8 +47,10 @@ LENGTHS = st.one_of(st.just(UNKNOWN), st.floats(1, 5000))
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    """Any cluster of up to 8 cores and 4 GPUs with what waits and runs on it."""
-    total = Room(draw(st.integers(1, 8)), draw(st.integers(0, 4)))
+    """Any cluster of up to three nodes of up to 8 cores and 4 GPUs with what waits and runs on it."""
+    rooms = st.builds(Room, st.integers(1, 8), st.integers(0, 4))
+    whole = Nodes(draw(st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), rooms, min_size=1)))
+    free = whole.copy()
     tenants = {
         name: Tenant(
             weight=draw(st.sampled_from([0.5, 1.0, 3.0])),
@@ -54,24 +61,30 @@ def scenes(draw: st.DrawFn) -> Scene:
         )
         for name in ("a", "b", "c")
     }
-    running, cpus, gpus = [], 0, 0
-    for number in range(draw(st.integers(0, 4))):
-        one_cpus, one_gpus = draw(st.integers(0, total.cpus - cpus)), draw(st.integers(0, total.gpus - gpus))
-        cpus, gpus = cpus + one_cpus, gpus + one_gpus
+    running = []
+    for number in range(draw(st.integers(0, 5))):
+        on = draw(st.lists(st.sampled_from(sorted(whole.rooms)), min_size=1, max_size=2, unique=True))
+        held = {node: _part(draw, free.rooms[node]) for node in on}
+        free.take(held)
+        cpus, gpus = Nodes(held).sum
         tenant = tenants[draw(st.sampled_from(["a", "b", "c"]))]
-        tenant.cpus, tenant.gpus = tenant.cpus + one_cpus, tenant.gpus + one_gpus
+        tenant.cpus, tenant.gpus = tenant.cpus + cpus, tenant.gpus + gpus
         running.append(
             Running(
-                f"run-{number}", level=draw(st.integers(0, 2)), cpus=one_cpus, gpus=one_gpus,
+                f"run-{number}", level=draw(st.integers(0, 2)), cpus=cpus, gpus=gpus, held=held,
                 started=NOW - draw(st.floats(0, 1000)), ends=NOW + draw(LENGTHS), preemptible=draw(st.booleans()),
                 preemptions=draw(st.integers(0, 6)), stopping=draw(st.booleans()),
             )
         )  # fmt: skip
     lanes = [_lane(draw, number) for number in range(draw(st.integers(0, 5)))]
     return Scene(
-        NOW, total, Room(total.cpus - cpus, total.gpus - gpus), lanes, tenants,
+        NOW, whole, free, lanes, tenants,
         sorted(running, key=lambda run: run.ends), warm=draw(st.integers(0, 1)), since_overdue=draw(st.integers(0, 9)),
     )  # fmt: skip
+
+
+def _part(draw: st.DrawFn, room: Room) -> Room:
+    return Room(draw(st.integers(0, room.cpus)), draw(st.integers(0, room.gpus)))
 
 
 def _lane(draw: st.DrawFn, number: int) -> Lane:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from orchestrator.scheduling.classes import DEFAULT_CLASSES, parse_classes
+from orchestrator.scheduling.nodes import held
 from orchestrator.scheduling.outlook import look_ahead, turns
 from orchestrator.scheduling.policy import decide, needs_running
 from orchestrator.scheduling.reserve import reserve, room_for
@@ -33,8 +34,9 @@ def apply(scene: Scene, grant: Any) -> None:
     if grant.warm:
         scene.warm -= 1
     else:
-        scene.free = Room(scene.free.cpus - cpus, scene.free.gpus - gpus)
-        run = runs(grant.job.id, cpus, gpus=gpus, started=scene.now, ends=scene.now + grant.job.length_s)
+        taken = held(grant.places, one.cpus, one.gpus)
+        scene.nodes.take(taken)
+        run = runs(grant.job.id, cpus, gpus=gpus, held=taken, started=scene.now, ends=scene.now + grant.job.length_s)
         scene.running = sorted([*scene.running, run], key=lambda run: run.ends)
 
 
@@ -126,6 +128,62 @@ def test_short_jobs_take_a_warm_worker_when_everything_else_is_full():
     assert names(scene(big, lane("adapt", short=True), running=(full,), warm=1)) == ["adapt"], "past a reservation too"
 
 
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+TWO_NODES = {"n1": Room(4, 0), "n2": Room(4, 0)}
+
+
+def on(node: str, name: str, cpus: int, **changes: Any) -> Any:
+    return runs(name, cpus, held={node: Room(cpus, 0)}, **changes)
+
+
+def places(scene: Scene) -> dict[str, int] | None:
+    grant = decide(scene).grant
+    return None if grant is None else dict(grant.places)
+
+
+def test_a_worker_has_its_cores_on_one_node_whatever_there_is_in_all():
+    waiting = [lane("huge", cpus=6, priority=1), lane("small")]
+    assert told(scene(*waiting, rooms=TWO_NODES))["huge"] == ("size", 1, None)
+    assert names(scene(*waiting, rooms=TWO_NODES)) == ["small"], "no room is kept for what no node could hold"
+
+
+def test_a_gang_waits_for_nodes_that_hold_its_workers_or_starts_with_fewer():
+    full = (on("n2", "two", 2, ends=NOW + 9),)
+    waiting = scene(lane("gang", cpus=3, workers=2, min_workers=2), rooms=TWO_NODES, running=full)
+    assert told(waiting)["gang"] == ("nodes", 1, 9.0), "6 are free, 4 here and 2 there"
+    assert started(waiting) == []
+    fewer = lane("gang", cpus=3, workers=2, min_workers=1)
+    assert started(scene(fewer, rooms=TWO_NODES, running=full)) == [("gang", 1)]
+
+
+def test_workers_go_where_least_is_left_over_and_a_gang_to_few_nodes():
+    taken = (on("n2", "two", 2),)
+    assert places(scene(lane("one", cpus=2), rooms=TWO_NODES, running=taken)) == {"n2": 1}
+    gang = lane("gang", cpus=1, workers=3, min_workers=3)
+    assert places(scene(gang, rooms=TWO_NODES, running=taken)) == {"n1": 3}
+    gang = lane("gang", cpus=1, workers=5, min_workers=5)
+    assert places(scene(gang, rooms=TWO_NODES, running=taken)) == {"n1": 4, "n2": 1}
+    gpus = {"n1": Room(4, 2), "n2": Room(4, 0)}
+    assert places(scene(lane("cores"), rooms=gpus)) == {"n2": 1}, "GPUs are left to those who need them"
+
+
+@pytest.mark.parametrize("ends", [NOW + 100, UNKNOWN], ids=["known", "unknown"])
+def test_room_is_kept_on_the_nodes_of_the_job_that_waits_and_nowhere_else(ends: float):
+    half = (on("n1", "three", 3, ends=UNKNOWN), on("n2", "two", 2, ends=ends))
+    waiting = [lane(waits("big", since=NOW - RULES.hold_s), cpus=4, priority=1), lane("small", "other")]
+    assert names(scene(*waiting, rooms=TWO_NODES, running=half)) == ["small"], "n2 is nearest to what it needs"
+
+
+def test_victims_are_chosen_on_a_node_where_they_make_room():
+    spread = (
+        on("n1", "n1-old", 2, started=NOW - 90), on("n1", "n1-young", 2, started=NOW - 10),
+        on("n2", "kept", 2, started=NOW - 80, preemptible=False), on("n2", "youngest", 2, started=NOW - 5),
+    )  # fmt: skip
+    assert set(victims(*spread, rooms=TWO_NODES, wants=4)) == {"n1-old", "n1-young"}
+    assert victims(*spread[2:], *spread[:1], on("n1", "fixed", 2, preemptible=False), rooms=TWO_NODES, wants=4) == []
+
+
 # --- reservations -----------------------------------------------------------------------------------------------------
 
 TWO_FREE_IN_100_S = (runs("half", 2, ends=NOW + 100),)
@@ -203,8 +261,8 @@ def test_grants_never_exceed_room_or_quota_and_nobody_starts_twice(scene: Scene)
     before = {name: (t.cpus, t.gpus) for name, t in scene.tenants.items()}
     begun = names(scene)
     assert len(set(begun)) == len(begun)
-    assert scene.free.cpus >= 0
-    assert scene.free.gpus >= 0
+    for node, room in scene.nodes.rooms.items():
+        assert min(room) >= 0, node
     assert scene.warm >= 0
     for name, tenant in scene.tenants.items():
         assert tenant.max_cpus is None or tenant.cpus <= max(tenant.max_cpus, before[name][0])
@@ -213,16 +271,29 @@ def test_grants_never_exceed_room_or_quota_and_nobody_starts_twice(scene: Scene)
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(scenes())
+def test_every_worker_of_a_grant_has_a_place_on_a_node_that_holds_it(scene: Scene):
+    grant = decide(scene).grant
+    if grant is None or grant.warm:
+        return
+    assert sum(grant.places.values()) == grant.workers
+    for node, workers in grant.places.items():
+        room = scene.nodes.rooms[node]
+        assert room.fits(grant.lane.cpus * workers, grant.lane.gpus * workers)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(scenes())
 def test_no_room_stays_idle_that_an_eligible_job_could_take_but_for_a_reservation(scene: Scene):
     started(scene)
-    held = decide(scene).held
+    kept = decide(scene).held
     for one in scene.lanes:
         for job in one.jobs:
-            fits = granted(one, scene.tenants[one.tenant].left(scene.free))
+            fits = granted(one, scene.nodes, scene.tenants[one.tenant].left(scene.free))
             if job.ready_at > scene.now or not fits or decide(scene).victims:
                 continue
-            assert held is not None, f"{job.id} could start"
-            assert not granted(one, scene.tenants[one.tenant].left(room_for(scene, job, held)))
+            assert kept is not None, f"{job.id} could start"
+            room = room_for(scene, job, kept)
+            assert not granted(one, room, scene.tenants[one.tenant].left(room.sum))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -237,10 +308,10 @@ def test_victims_make_enough_room_and_none_of_them_is_superfluous(scene: Scene):
     chosen = [run for run in scene.running if run.id in decision.victims or run.stopping]
 
     def enough(gone: list[Any]) -> bool:
-        cpus = scene.free.cpus + sum(run.cpus for run in gone)
-        return Room(cpus, scene.free.gpus + sum(run.gpus for run in gone)).fits(
-            need.cpus * need.min_workers, need.gpus * need.min_workers
-        )
+        nodes = scene.nodes.copy()
+        for run in gone:
+            nodes.give(run.held)
+        return bool(granted(need, nodes))
 
     assert enough(chosen)
     for victim in [run for run in chosen if run.id in decision.victims]:
@@ -264,9 +335,9 @@ def test_a_passing_job_of_known_length_never_delays_the_job_that_room_is_kept_fo
     decision = decide(scene)
     if decision.held is None or decision.grant is None or decision.grant.warm or decision.held.at == UNKNOWN:
         return
-    held, grant = decision.held, decision.grant
+    kept, grant = decision.held, decision.grant
     apply(scene, grant)
-    assert reserve(scene, held.lane, held.job).at <= held.at
+    assert reserve(scene, kept.lane, kept.job).at <= kept.at
 
 
 # --- the outlook ------------------------------------------------------------------------------------------------------

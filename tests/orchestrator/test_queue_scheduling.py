@@ -113,6 +113,44 @@ def test_a_gang_is_granted_what_fits_and_no_less_than_its_fewest_workers(db: Dat
     assert room_taken(db) == 0
 
 
+def two_nodes(db: Database) -> None:
+    with db.write() as tx:
+        claims.set_room(tx, cpus=8, gpus=0, nodes={"n1": (4, 0), "n2": (4, 0)})
+
+
+def test_a_job_that_no_node_could_hold_takes_no_room_and_is_told_so(db: Database):
+    two_nodes(db)
+    queue_job(db, "job_1", cpus=6)
+    queue_job(db, "job_2")
+    assert claimed(db) == ["job_2"]
+    assert told(db, "job_1") == [("size", 1)]
+    assert room_taken(db) == 1
+
+
+def test_a_gang_is_placed_on_nodes_that_hold_its_workers(db: Database):
+    two_nodes(db)
+    holder = started(db, "job_1", cpus=2)
+    queue_job(db, "job_2", cpus=3, workers=2, min_workers=2)
+    assert claimed(db) == []
+    assert told(db, "job_2") == [("nodes", 1)]
+    with db.write() as tx:
+        queue.finish(tx, holder, None)
+        gang = claims.claim_next(tx, owner="d", lease_s=15.0)
+    assert gang is not None
+    assert sorted(gang.nodes) == ["n1", "n2"]
+    assert attempts(db, "job_2")[0].nodes == {"n1": 1, "n2": 1}
+    assert [attempt.nodes for attempt in attempts(db, "job_1")] in ([{"n1": 1}], [{"n2": 1}])
+
+
+def test_what_runs_where_no_node_is_known_takes_room_from_any(db: Database):
+    started(db, "job_1", cpus=3)  # claimed while the cluster was one node
+    two_nodes(db)
+    queue_job(db, "job_2", cpus=2)
+    queue_job(db, "job_3", cpus=2)
+    queue_job(db, "job_4", cpus=2)
+    assert claimed(db) == ["job_2", "job_3"], "5 are left: 1 and 4"
+
+
 def test_a_small_job_passes_a_big_one_that_waits_for_jobs_of_unknown_length_only_for_a_while(db: Database):
     started(db, "job_0", cpus=2)
     queue_job(db, "job_1", cpus=4, priority=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.scheduler import CLASSES, WEIGHTS, fair_parts, jain, loads, simulate
 from orchestrator.scheduling import policy
+from orchestrator.scheduling.nodes import POOL
 from orchestrator.scheduling.policy import Decision
 from orchestrator.scheduling.reserve import room_for
 from orchestrator.scheduling.scene import RULES, Scene, granted
@@ -17,13 +19,14 @@ from orchestrator.scheduling.shares import Room, Tenant
 from orchestrator.scheduling.simulation import Load, Simulation
 
 TOTAL = Room(16, 8)
+TWO_NODES = {"n1": Room(8, 4), "n2": Room(8, 4)}
 
 
 def checked(scene: Scene, decision: Decision) -> None:
     """What must hold at every decision."""
     held = [sum(run.cpus for run in scene.running), sum(run.gpus for run in scene.running)]
     assert [scene.total.cpus - scene.free.cpus, scene.total.gpus - scene.free.gpus] == held
-    assert min(scene.free) >= 0
+    assert all(min(room) >= 0 for room in scene.nodes.rooms.values())
     for tenant in scene.tenants.values():
         assert tenant.max_gpus is None or tenant.gpus <= tenant.max_gpus
     if decision.grant is not None or decision.victims:
@@ -31,11 +34,11 @@ def checked(scene: Scene, decision: Decision) -> None:
     for lane in scene.lanes:
         for job in lane.jobs:
             room = room_for(scene, job, decision.held)
-            assert not granted(lane, scene.tenants[lane.tenant].left(room)), f"{job.id} could start"
+            assert not granted(lane, room, scene.tenants[lane.tenant].left(room.sum)), f"{job.id} could start"
 
 
-def simulation(tenants: dict[str, Tenant], **changes: Any) -> Simulation:
-    return Simulation(TOTAL, tenants, CLASSES, policy.decide, warm=1, observe=checked, **changes)
+def simulation(tenants: dict[str, Tenant], nodes: Mapping[str, Room] | None = None, **changes: Any) -> Simulation:
+    return Simulation(nodes or {POOL: TOTAL}, tenants, CLASSES, policy.decide, warm=1, observe=checked, **changes)
 
 
 @st.composite
@@ -52,10 +55,10 @@ def work(draw: st.DrawFn) -> list[Load]:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(work())
-def test_every_job_of_a_closed_system_ends_within_a_bound(jobs: list[Load]):
+@given(work(), st.sampled_from([{POOL: TOTAL}, TWO_NODES]))
+def test_every_job_of_a_closed_system_ends_within_a_bound(jobs: list[Load], nodes: Mapping[str, Room]):
     """All the work one after the other, and what preemption and reservations may add, is enough for everybody."""
-    run = simulation({"a": Tenant(), "b": Tenant(weight=2, max_gpus=6)})
+    run = simulation({"a": Tenant(), "b": Tenant(weight=2, max_gpus=6)}, nodes)
     run.run(jobs)
     slowest = sum(load.runs_s * load.workers / load.min_workers + 20 for load in jobs)
     bound = slowest * (1 + RULES.most_preemptions) + RULES.hold_s
