@@ -156,7 +156,7 @@ def test_its_artworks_show_twice_as_much_in_a_crop_as_its_photographs():
     slopes = []
     for recipe in ("ctb", "ctb-artwork"):
         still = Told(1.0, 3, 5, 0.0, 0, np.zeros((2, 2)), np.zeros(3), 0)
-        row = cut(ramp, stream(recipe, size=200), still)[0, 0].float()
+        row = cut(ramp, stream(recipe, size=200), still, still)[0, 0].float()
         slopes.append(float(row[-1] - row[0]))
     assert slopes[1] == pytest.approx(2 * slopes[0], rel=0.05)
 
