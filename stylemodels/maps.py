@@ -6,6 +6,7 @@ colours, palette indices or gray levels are the labels; those of a content and a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from stylemodels.images import BROKEN, MAX_PIXELS, encode_png, load_picture
 from stylemodels.method import Regions
 
 ONE_CHANNEL = {"1", "L", "P", "I", "I;16"}  # Pillow's modes
+FIGURES = "figures.json"
 MOST_LABELS = 256  # what has more colours is a photograph, or was scaled with smooth edges
 
 Source: TypeAlias = Path | str | bytes
@@ -35,19 +37,29 @@ def load_mask(source: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 
 def save_maps(maps: Mapping[str, Tensor], folder: Path, stem: str) -> list[Path]:
-    """Every map (1, 1 or 3, h, w) of a drawing as `{stem}-{name}.png` in `folder`, which is made. Returns the files."""
+    """Every map of a drawing as `{stem}-{name}.png` in `folder`, which is made, and the numbers of its series as
+    `{stem}-figures.json`. Returns the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, data in encoded_maps(maps).items():
-        files.append(folder / f"{stem}-{name}.png")
+        files.append(folder / f"{stem}-{name}")
         files[-1].write_bytes(data)
     return files
 
 
 def encoded_maps(maps: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Maps as PNG, by name: pictures as they are, a series of values (n,) as a curve; other shapes are left out."""
-    pictures = {name: curve(map) if map.ndim == 1 else map for name, map in maps.items()}
-    return {name: encode_png(map.expand(-1, 3, -1, -1)) for name, map in pictures.items() if map.ndim == 4}
+    """Files by name: `NAME.png` of every map, a series of values (n,) as a curve; other shapes are left out.
+
+    All series besides as numbers in one `figures.json`: {name: [values]}.
+    """
+    series = {name: map for name, map in maps.items() if map.ndim == 1}
+    pictures = {name: curve(map) if name in series else map for name, map in maps.items()}
+    files = {f"{name}.png": encode_png(map.expand(-1, 3, -1, -1)) for name, map in pictures.items() if map.ndim == 4}
+    if series:
+        figures = {name: values.tolist() for name, values in series.items()}
+        files[FIGURES] = json.dumps(figures, indent=1).encode()
+    return files
 
 
 def curve(values: Tensor, *, height: int = 120, width: int = 240) -> Tensor:

@@ -105,12 +105,15 @@ def draw(
 
 
 def zipped(picture: bytes, content_type: str, maps: Mapping[str, Tensor]) -> bytes:
-    """`picture.png` (or .jpeg, .webp) and `maps/NAME.png`; stored as they are: they are compressed already."""
+    """`picture.png` (or .jpeg, .webp), `maps/NAME.png`, and the numbers of curves in `maps/figures.json`.
+
+    Stored as they are: pictures are compressed already.
+    """
     out = BytesIO()
     with ZipFile(out, "w") as file:
         file.writestr(f"picture.{content_type.partition('/')[2]}", picture)
         for name, data in encoded_maps(maps).items():
-            file.writestr(f"maps/{name}.png", data)
+            file.writestr(f"maps/{name}", data)
     return out.getvalue()
 
 

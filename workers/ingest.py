@@ -36,6 +36,7 @@ class Listing:
 
     paths: dict[str, list[str]] = field(default_factory=dict)  # sha256 -> its paths
     class_of: dict[str, str] = field(default_factory=dict)  # sha256 -> class, of a labelled dataset
+    folders: set[str] = field(default_factory=set)  # its classes, with or without a usable picture
     refused: dict[str, str] = field(default_factory=dict)  # path -> reason
 
     def refuse(self, sha256: str, reason: str) -> None:
@@ -77,6 +78,8 @@ def listed(files: Sequence[Mapping[str, str]], *, labelled: bool) -> Listing:
     for file in sorted(files, key=lambda file: PurePosixPath(file["path"])):
         path, sha256 = file["path"], file["sha256"]
         folder, *rest = PurePosixPath(path).parts
+        if labelled and rest:
+            listing.folders.add(folder)
         if labelled and not rest:
             listing.refused[path] = "in no class: it lies beside the folders of the classes"
         elif labelled and listing.class_of.setdefault(sha256, folder) != folder:
@@ -148,6 +151,8 @@ class Build:
         if not self.pictures:
             first = f", e.g. {refused[0]['path']}: {refused[0]['reason']}" if refused else ""
             return f"no usable picture is left: {len(refused)} files were refused{first}"
+        if empty := sorted(self.listing.folders.difference(self.classes)):
+            return f"there is no usable picture of class {empty[0]!r}"
         return None
 
     def _ship(self, path: Path, entry: Mapping[str, Any]) -> None:

@@ -244,7 +244,8 @@ class Train(Task):
 
         Starts from `init_image` at `start_level`, where there is one. Maps, for each level drawn: `level2_start` what
         it started from, `level2_content_error` and `level2_style_error` as heat maps of 1/8 of its size,
-        `level2_residual` with mid-grey for 0, `level2_out`.
+        `level2_residual` with mid-grey for 0, `level2_out`. Of an `init_image` also `content_loss` and `style_loss`,
+        the terms that the last level is trained on: two numbers each, before and after.
         Raises ValueError for pictures too small, sides that are no multiples, and levels that do not fit together.
         """
         return self.drawn(content, styles, controls, self.config.levels)
@@ -258,10 +259,19 @@ class Train(Task):
         maps: dict[str, Tensor] = {}
         for level, transition in passed.items():
             maps |= maps_of(level, transition, *self.measure.maps(transition.features, targets[level]))
+        if self.init_image is not None:
+            last = list(passed)[-1]
+            before = coarser(signed(self.init_image), last - levels[-1])
+            maps |= self.refinement(last, before, passed[last].image, targets)
         image = unsigned(list(passed.values())[-1].image)
         while image.shape[-1] < content.shape[-1]:
             image = finer(image)
         return Picture(content.lerp(image, controls.alpha), maps)
+
+    def refinement(self, level: int, before: Tensor, after: Tensor, targets: Mapping[int, Target]) -> dict[str, Tensor]:
+        """Both losses of two pictures (1, 3, H, W) in [-1, 1], of a level's size."""
+        terms = [self.loss_terms(level, picture, targets) for picture in (before, after)]
+        return {name: torch.stack([each[name] for each in terms]) for name in ("content_loss", "style_loss")}
 
     def passed(
         self, content: Tensor, styles: Sequence[Style], controls: StylizeControls, levels: tuple[int, ...]

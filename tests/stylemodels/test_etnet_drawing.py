@@ -194,7 +194,11 @@ def test_a_mid_grey_picture_at_the_coarsest_level_is_the_blank_start(task: Train
 def test_a_picture_to_start_from_enters_at_the_level_asked_for(task: Train, level: int):
     task.init_image = photos(1, 64, seed=5)
     maps = drawn(task, start_level=level).maps
-    assert {name.partition("_")[0] for name in maps} == {f"level{k}" for k in range(level, 0, -1)}
+    assert {name.partition("_")[0] for name in maps} == {
+        "content",
+        "style",
+        *(f"level{k}" for k in range(level, 0, -1)),
+    }
     assert_close(maps[f"level{level}_start"], coarser(task.init_image, level - 1))
 
 
@@ -229,6 +233,27 @@ def test_a_level_s_coarser_errors_are_those_of_the_picture_that_enters(task: Tra
         )
     residual = task.levels["level1"](task.measure.seen(start, TAPS), errors)
     assert_close(image_of(task, start_level=1), unsigned(torch.tanh(residual + start)))
+
+
+def test_a_refinement_tells_both_losses_before_and_after(task: Train):
+    """Equations 7 and 8 with the finest level's weights: relu4_1 at all scales, the other taps at its own."""
+    content, style = signed(photos(1, 64)), signed(paintings(1, 64))
+    task.init_image = photos(1, 64, seed=5)
+    maps = drawn(task, start_level=2).maps
+    for place, picture in enumerate((signed(task.init_image), signed(image_of(task, start_level=2)))):
+        content_loss, style_loss = torch.zeros(()), torch.zeros(())
+        for step in (1, 2, 4):
+            taps = TAPS if step == 1 else ("relu4_1",)
+            own, its, theirs = (
+                task.measure.seen(image[..., ::step, ::step], TAPS) for image in (picture, content, style)
+            )
+            content_loss = content_loss + (own["relu4_1"] - its["relu4_1"]).square().mean()
+            for tap in taps:
+                style_loss = style_loss + (position_gram(own[tap]) - position_gram(theirs[tap])).square().mean()
+        assert_close(maps["content_loss"][place], content_loss)
+        assert_close(maps["style_loss"][place], 8 * style_loss)
+    task.init_image = None
+    assert "content_loss" not in drawn(task).maps, "nothing was refined"
 
 
 def test_levels_between_which_there_is_no_way_are_refused(task: Train):

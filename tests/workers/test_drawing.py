@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -137,6 +138,8 @@ def test_maps_come_in_a_zip_beside_the_picture(bus: Bus):
         assert file.namelist()[:2] == ["picture.png", "maps/content_loss.png"]
         assert file.read("picture.png") == plain
         assert Image.open(io.BytesIO(file.read("maps/style_loss.png"))).size == (240, 120)
+        numbers = json.loads(file.read("maps/figures.json"))
+        assert numbers["style_loss"][-1] < numbers["style_loss"][0]
 
 
 def test_a_drawing_goes_on_from_another_picture(bus: Bus):

@@ -156,7 +156,7 @@ def test_the_first_folder_is_the_class_as_in_a_folder_on_a_laptop(bench: Bench, 
         "b/1.jpg": images.jpeg(seed=1),
         "a/x/2.jpg": images.jpeg(seed=2),
         "a/3.jpg": images.jpeg(seed=3),
-        "c/twice.jpg": images.jpeg(seed=1),
+        "b/same.jpg": images.jpeg(seed=2),
         "top.jpg": images.jpeg(seed=4),
     }
 
@@ -173,6 +173,13 @@ def test_the_first_folder_is_the_class_as_in_a_folder_on_a_laptop(bench: Bench, 
     assert {(refused["path"], refused["reason"]) for refused in version.refused} == set(folder.refused)
     assert version.count == 3
     assert version.class_counts == {"a": 2, "b": 1}
+
+
+def test_a_class_without_a_usable_picture_rejects_the_version_by_its_name(bench: Bench) -> None:
+    photo = images.jpeg(seed=1)
+    version = bench.dataset("labelled", {"a/1.jpg": photo, "b/same.jpg": photo, "b/no.jpg": b"text"}, kind="labelled")
+    assert (version.status, version.error) == ("rejected", "there is no usable picture of class 'b'")
+    assert [refused["path"] for refused in version.refused] == ["b/no.jpg", "b/same.jpg"]
 
 
 def test_the_same_pictures_in_other_classes_are_another_dataset(bench: Bench) -> None:

@@ -126,10 +126,15 @@ async function unzipped(blob) {
   return files;
 }
 
-function showMaps(files) {
-  const figures = [...files].map(([name, blob]) => {
+// A curve's caption has its first and its last number.
+async function showMaps(files) {
+  const numbers = JSON.parse((await files.get("maps/figures.json")?.text()) ?? "{}");
+  files.delete("maps/figures.json");
+  const figures = [...files].map(([path, blob]) => {
     const figure = document.createElement("figure"), caption = document.createElement("figcaption");
-    caption.textContent = name.replace(/^maps\/|\.png$/g, "");
+    const name = path.replace(/^maps\/|\.png$/g, ""), values = numbers[name];
+    const ends = values?.length ? [values[0], values.at(-1)].map((value) => value.toPrecision(3)) : [];
+    caption.textContent = [name, ends.join(" → ")].join(" ").trim();
     figure.append(picture(URL.createObjectURL(blob), caption.textContent), caption);
     return figure;
   });
@@ -141,7 +146,7 @@ async function showAnswer(blob, seconds) {
   const files = blob.type === "application/zip" ? await unzipped(blob) : new Map([["picture", blob]]);
   const [[name, result]] = files;
   files.delete(name);
-  showMaps(files);
+  await showMaps(files);
   showResult(result, seconds);
 }
 
