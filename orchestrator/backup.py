@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def back_up(settings: Settings, folder: Path, report: Report) -> list[str]:
         db.dispose()
     manifest = {"format": FORMAT, "revision": revision, "made_at": time.time(), "rows": counts, "lacking": lacking}
     _finish(folder, manifest)
-    _drop_others(folder, listed)
+    _drop_others(folder, {*listed, *(named.key for named in _named(folder / "rows"))})
     return lacking
 
 
@@ -158,11 +158,14 @@ def _finish(folder: Path, manifest: dict[str, Any]) -> None:
     part.rename(folder / "manifest.json")
 
 
-def _drop_others(folder: Path, listed: Mapping[str, int]) -> None:
-    """Files of an earlier backup whose objects are gone, and parts of copies that were cut off."""
+def _drop_others(folder: Path, kept: Container[str]) -> None:
+    """Files of an earlier backup whose objects are gone, and parts of copies that were cut off.
+
+    What the rows name stays, though its object may be gone since an earlier round copied it.
+    """
     root = folder / "objects"
     for path in [path for path in root.rglob("*") if path.is_file()]:
-        if path.relative_to(root).as_posix() not in listed:
+        if path.relative_to(root).as_posix() not in kept:
             path.unlink()
 
 
