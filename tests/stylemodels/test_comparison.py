@@ -116,6 +116,20 @@ def test_the_peak_is_that_of_the_block_alone():
     assert small.mib < large.mib / 3
 
 
+@pytest.mark.skipif(not CLEAR.exists(), reason="the system does not tell a process's peak of memory")
+def test_memory_that_an_earlier_block_has_freed_hides_nothing_of_a_later_one():
+    """Pieces so small that the allocator keeps them, below one that is still needed."""
+    found, kept = [], []
+    for _ in range(2):
+        with peak(torch.device("cpu")) as memory:
+            pieces = [torch.ones(16 << 10) for _ in range(1024)]
+            kept.append(torch.ones(16 << 10))
+            del pieces
+        assert memory.mib is not None
+        found.append(memory.mib)
+    assert min(found) > 32, "of 64 MiB"
+
+
 def test_a_sheet_keeps_proportions_and_wraps_its_rows():
     wide = photos(1, 64)[..., :32, :]
     sheet = contact_sheet([[Cell(wide, "a")] * 3, [Cell(photos(1, 64), "b", 40 * "long ")]], columns=2)
