@@ -82,12 +82,15 @@ def style_losses(norm: str, recalibration: str, *, steps: int, seeds: int, size:
 
 @pytest.mark.slow
 def test_check_10_the_norms_and_gates_come_in_the_paper_s_order():
+    """Measured: BN .000128, SE .000117, SRM .000113, IN .000076, the paper's whole order. SE and SRM are so near each
+    other (one seed of three has them the other way round) that only the rest is demanded.
+    """
     kinds = {"bn": ("bn", "none"), "se": ("bn", "se"), "srm": ("bn", "srm"), "in": ("in", "none")}
     losses = {name: style_losses(*kind, steps=STEPS, seeds=SEEDS) for name, kind in kinds.items()}
     means = {name: fmean(of_seeds) for name, of_seeds in losses.items()}
     print(losses, means)
-    assert means["srm"] < means["bn"]
-    assert means["in"] == min(means.values())
+    assert means["in"] < min(means["srm"], means["se"])
+    assert max(means["srm"], means["se"]) < means["bn"]
 
 
 @pytest.mark.parametrize("kind", [("bn", "se"), ("bn", "srm"), ("in", "none")])
