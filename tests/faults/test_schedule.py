@@ -16,6 +16,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.timeout(900)
 
 MIDDLE = 30
+# So many that the rest of them takes a minute: nobody is preempted who will have ended by then.
+LONG: dict[str, Any] = {"steps": 6000, "checkpoint_every": 6000, "preview_every": 6000}
 OWN_ONLY = {"checkpoint_every": STEPS}  # in the middle there is a checkpoint only where somebody asked for one
 ENDLESS = {"steps": 1_000_000, "checkpoint_every": 1_000_000, "preview_every": 1_000_000}
 
@@ -57,8 +59,10 @@ def deadline_in(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def test_a_preempted_job_makes_room_and_loses_no_step(service: Work, untouched: Job):
-    spare = service.submit("spare", config=OWN_ONLY, **{"class": "spare"})
+@pytest.mark.slow
+def test_a_preempted_job_makes_room_and_loses_no_step(service: Work):
+    untouched = service.wait_for_end(service.submit("untouched-long", config=LONG).id)
+    spare = service.submit("spare", config=LONG, **{"class": "spare"})
     service.wait_for_step(spare.id, MIDDLE)
     urgent = service.wait_for_end(service.submit("urgent", config={"steps": 20}, **{"class": "urgent"}).id)
     spare = service.wait_for_end(spare.id)
