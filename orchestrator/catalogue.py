@@ -42,6 +42,7 @@ class TaskInfo:
     base_model_required: bool
     style_image: bool
     controls: Mapping[str, Any]  # JSON Schema of what a finished model can be told
+    draws: bool  # False: a finished model makes no pictures
     styles: tuple[int, int]  # fewest and most style pictures of a stylisation
     strength: str  # which control goes from 0, the content, to 1, the style; empty where none does
     masks: bool  # a mask for each style
@@ -152,6 +153,7 @@ def _task(method: str, name: str, described: Mapping[str, Any]) -> TaskInfo:
         base_model_required=described["base_model_required"],
         style_image=described["style_image"],
         controls=described["controls"],
+        draws=described["draws"],
         styles=(fewest, most),
         strength=described["strength"],
         masks=described["masks"],

@@ -359,6 +359,7 @@ class TaskInfo:
     base_model_required: bool = False
     style_image: bool = False
     controls: dict[str, Any] = field(default_factory=dict)  # JSON Schema of what a finished model can be told
+    draws: bool = True  # false: a finished model makes no pictures
     styles: tuple[int, int] = (0, 0)  # fewest and most style pictures of a stylisation
     masks: bool = False  # a mask for each style
     regions: bool = False  # label maps of content and style

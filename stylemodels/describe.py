@@ -48,6 +48,7 @@ def describe_task(task_class: type[Task]) -> dict[str, Any]:
         "controls": controls_schema(task_class),
         "trains": task_class.trains,
         "strength": task_class.strength,
+        "draws": task_class.draws,
         "styles": list(task_class.styles),
         "masks": task_class.masks,
         "regions": task_class.regions,

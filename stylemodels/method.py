@@ -202,6 +202,7 @@ class Task(nn.Module):
     needs: ClassVar[Needs]
     model_parts: ClassVar[tuple[str, ...]]  # the submodules that stylize needs: the published model
     given_parts: ClassVar[tuple[str, ...]] = ()  # submodules that stay as they were given: not in checkpoints
+    draws: ClassVar[bool] = True  # False: a finished model makes no pictures, it tells what is on one
     styles: ClassVar[tuple[int, int]] = (1, 1)  # fewest and most styles at run time; (0, 0): the model is the style
     masks: ClassVar[bool] = False  # one mask per style
     regions: ClassVar[bool] = False  # label maps of content and style

@@ -254,6 +254,8 @@ def _contestant(tx: Session, tenant: str, place: int, given: ContestantGiven, ca
     info = catalogue.task(model.method, model.task)
     if info is None:
         raise invalid_field(pointer, f"this service does not know {model.method}/{model.task}")
+    if not info.draws:
+        raise invalid_field(pointer, f"a model of {model.method}/{model.task} draws no pictures")
     if not info.styles[0] <= 1:
         raise invalid_field(pointer, f"{model.method}/{model.task} draws with {info.styles[0]} styles at least")
     try:

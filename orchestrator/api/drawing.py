@@ -59,6 +59,8 @@ class Uploaded:
 
 def checked(info: TaskInfo, asked: Asked, *, max_mpx: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The request for a worker and its pictures by name. Raises Invalid that names the field."""
+    if not info.draws:
+        raise invalid_field("", f"a model of {info.method}/{info.task} draws no pictures")
     params = read_params(info, asked.params, len(asked.styles))
     check_styles(info, asked)
     content = read_picture("/content", asked.content, max_mpx)

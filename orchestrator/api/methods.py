@@ -27,6 +27,7 @@ class TaskView(View):
     style_image: bool
     parameters: Any  # trained numbers, of each part, with the default settings
     controls: dict[str, Any]  # JSON Schema of what a finished model can be told
+    draws: bool  # false: a finished model makes no pictures
     styles: tuple[int, int]  # fewest and most style pictures of a stylisation
     masks: bool  # a stylisation may say where each style goes
     regions: bool  # a stylisation may pair regions of content and style

@@ -67,7 +67,7 @@ def _models(tx: Session, services: Services, tenant: str) -> list[str]:
     """Names of those that can take part."""
     offered = [version.model for version in shelf.page(tx, tenant, after=None, limit=OFFERED)]
     tasks = [(model.name, services.catalogue.task(model.method, model.task)) for model in offered]
-    return [name for name, task in tasks if task is not None and task.styles[0] <= 1]
+    return [name for name, task in tasks if task is not None and task.draws and task.styles[0] <= 1]
 
 
 def _of(tx: Session, tenant: str, comparison_id: str) -> Job:

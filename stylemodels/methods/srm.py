@@ -193,6 +193,7 @@ class Classify(Task):
     Config = ClassifyConfig
     needs = Needs(datasets={"objects": "labelled"}, min_per_class=2)
     model_parts = ("network",)
+    draws = False
     styles = (0, 0)
     multiple = 1
     least_px = 1  # pictures of any size are scaled and cut

@@ -115,6 +115,15 @@ def test_what_cannot_be_compared_is_refused_under_its_field(stocked: Api, change
     assert pointers(stocked.post("/v1/comparisons", body(**changes))) == [pointer]
 
 
+def test_a_classifier_is_not_offered_and_refused_before_a_worker_takes_it(stocked: Api):
+    stocked.add_model("scenes", method="srm", task="classify", config={})
+    refused = stocked.post("/v1/comparisons", body(models=[{"model": "one"}, {"model": "scenes"}]))
+    assert pointers(refused) == ["/models/1"]
+    assert "srm/classify draws no pictures" in refused.text
+    page = stocked.client.get("/comparisons", headers={"Cookie": f"{COOKIE}={stocked.key}"}).text
+    assert "<option>scenes</option>" not in page
+
+
 def test_no_more_pictures_are_asked_for_than_a_sheet_shows(stocked: Api, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("orchestrator.api.comparisons.MOST_DRAWN", 3)
     refused = stocked.post("/v1/comparisons", body())

@@ -133,7 +133,7 @@ def test_a_labelled_version_shows_how_many_pictures_each_class_has(api: Api):
 
 LABELLED = TaskInfo(
     method="gan", task="train", config={}, datasets={"objects": "labelled"}, min_classes=2, min_per_class=2,
-    base_model=None, base_model_required=False, style_image=False, controls={}, styles=(0, 0), strength="",
+    base_model=None, base_model_required=False, style_image=False, controls={}, draws=True, styles=(0, 0), strength="",
     masks=False, regions=False, init_image=False, shared_out=None, trains=True, stretches=(),
 )  # fmt: skip
 

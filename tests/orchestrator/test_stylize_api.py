@@ -25,6 +25,7 @@ from tests.waiting import wait_until
 ADAPTED = {"task": "adapt", "config": {"encoder": "random", "width": 4, "res_blocks": 1}}  # the model is the style
 ADAIN = {"method": "adain", "task": "train", "config": {"encoder": "random"}}  # 1 to 8 styles, masks
 GATYS = {"method": "gatys", "task": "optimise", "config": {"encoder": "random"}}  # goes on from another picture
+CLASSIFIER = {"method": "srm", "task": "classify", "config": {}}
 LINEAR = {"method": "linear", "task": "train", "config": {"encoder": "random"}}  # label maps too
 
 
@@ -241,6 +242,7 @@ def test_bad_params_are_told_under_their_field(api: Api, settings: Settings, par
         (ADAIN, form(init_image=picture()), "/init_image"),
         (GATYS, form(init_image=picture(9, 6)), "/init_image"),
         (GATYS, form(init_image=b"text"), "/init_image"),
+        (CLASSIFIER, form(), ""),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

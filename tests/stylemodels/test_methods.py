@@ -137,6 +137,7 @@ def test_a_published_classifier_tells_classes_and_refuses_to_draw(name: str, tmp
     assert list(table.values()) == sorted(table.values(), reverse=True)
     assert sum(table.values()) == pytest.approx(1)
     assert table.keys() == {"one", "other"}
+    assert not task.draws, "asked before a model is loaded"
     with pytest.raises(ValueError, match=f"a model of {name} draws no pictures"):
         model.stylize(content)
 
