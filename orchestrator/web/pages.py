@@ -204,13 +204,14 @@ def model_page(request: Request, services: Here, visitor: Visitor, name: str, ve
             raise NotFound(f"there is no model {name}@{version}")
         others = shelf.versions(tx, visitor.tenant, name, before=None, limit=MOST)
     paths = [file["path"] for file in found.model.files]
+    task = services.catalogue.task(found.model.method, found.model.task)
     return render(
         request,
         "model.html",
         version=found,
-        may_draw=Scope.STYLIZE in visitor.scopes,
+        may_draw=Scope.STYLIZE in visitor.scopes and (task is None or task.draws),
         others=others,
-        task=services.catalogue.task(found.model.method, found.model.task),
+        task=task,
         thumbnail=thumbnail(paths),
         samples=[path for path in paths if path.startswith("samples/")],
     )

@@ -120,8 +120,13 @@ def test_a_classifier_is_not_offered_and_refused_before_a_worker_takes_it(stocke
     refused = stocked.post("/v1/comparisons", body(models=[{"model": "one"}, {"model": "scenes"}]))
     assert pointers(refused) == ["/models/1"]
     assert "srm/classify draws no pictures" in refused.text
-    page = stocked.client.get("/comparisons", headers={"Cookie": f"{COOKIE}={stocked.key}"}).text
-    assert "<option>scenes</option>" not in page
+    cookie = {"Cookie": f"{COOKIE}={stocked.key}"}
+    offered = stocked.client.get("/comparisons", headers=cookie).text
+    assert "<option>one</option>" in offered
+    assert "<option>scenes</option>" not in offered
+    own, others = (stocked.client.get(f"/models/{name}/1", headers=cookie).text for name in ("scenes", "one"))
+    assert 'id="try"' in others
+    assert 'id="try"' not in own
 
 
 def test_no_more_pictures_are_asked_for_than_a_sheet_shows(stocked: Api, monkeypatch: pytest.MonkeyPatch):
