@@ -6,7 +6,6 @@ size through all five levels (TILE 0: the whole frame at once) and prints the pe
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ from stylemodels.cascade import Pair
 from stylemodels.method import Style
 from stylemodels.raster import Raster
 from stylemodels.vgg import VGG19_DEPTHS, Vgg, randomise
+from tests.stylemodels.frugal import printed
 from tests.stylemodels.toy import paintings, photos
 
 LEVELS = (5, 4, 3, 2, 1)
 WIDTHS = (4, 6, 8, 8, 8)
-ROOT = Path(__file__).parents[2]
 
 
 def random_pairs(
@@ -60,10 +59,7 @@ def random_decoder(widths: Sequence[int], dtype: torch.dtype) -> MirroredDecoder
 
 def peak_mib(height: int, width: int, tile: int) -> float:
     """The peak of the resident memory of a process that draws such a picture, MiB."""
-    command = [sys.executable, "-m", "tests.stylemodels.pairs", str(height), str(width), str(tile)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return float(result.stdout)
+    return float(printed("-m", "tests.stylemodels.pairs", str(height), str(width), str(tile)))
 
 
 def own_peak_mib() -> float:

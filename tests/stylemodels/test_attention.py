@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import get_args
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from stylemodels.attention import Form, attention, attention_map
+from tests.stylemodels.frugal import peaks
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -59,12 +58,6 @@ def by_loops(queries: Tensor, keys: Tensor, values: Tensor) -> np.ndarray:
             weights = np.exp(logits - logits.max())
             out[n, :, position] = held[n] @ (weights / weights.sum())
     return out.reshape(*held.shape[:2], *queries.shape[2:])
-
-
-def peaks(side: int, *forms: Form, learns: bool) -> dict[str, float]:
-    arguments = [str(side), "learns" if learns else "draws", *forms]
-    done = subprocess.run([sys.executable, "-c", PEAKS, *arguments], capture_output=True, text=True, check=True)
-    return {form: float(megabytes) for form, megabytes in map(str.split, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -126,7 +119,7 @@ def test_under_autocast_logits_stay_in_float32(form: Form):
 @pytest.mark.parametrize("learns", [False, True])
 def test_fused_and_chunked_attention_never_hold_the_map(learns: bool):
     side = 80
-    grown = peaks(side, "sdpa", "chunked", "full", learns=learns)
+    grown = peaks(PEAKS, str(side), "learns" if learns else "draws", "sdpa", "chunked", "full")
     assert grown["full"] > 4 * side**4 / 2**20 > 150
     assert grown["sdpa"] < 0.2 * grown["full"]
     assert grown["chunked"] < 0.5 * grown["full"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +20,7 @@ from stylemodels.methods import find_task
 from stylemodels.options import Options, draws_tiles
 from stylemodels.stylize import Model
 from tests import images
+from tests.stylemodels.frugal import printed
 from tests.stylemodels.toy import SMALL, paintings, small_task
 from tests.stylemodels.toy_drawing import Blend, Invert, model_of
 
@@ -302,13 +300,9 @@ def growth_mib(folder: Path, names: tuple[str, str], width: int, heights: tuple[
         waves = pyvips.Image.sines(width, height, hfreq=7, vfreq=3).linear(127, 128).cast("uchar")
         waves.bandjoin([waves.fliphor(), waves]).copy(interpretation="srgb").write_to_file(str(content))
         files += [content, out]
-    command = [sys.executable, "-c", f"{model}\n{PROGRAM}", *map(str, files)]
-    # Without glibc's habit of keeping what was freed, tens of megabytes in every thread's arena.
-    frugal = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
-    root, environment = Path(__file__).parents[2], os.environ | frugal
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
+    kib = printed("-c", f"{model}\n{PROGRAM}", *map(str, files))
     assert [described(out, Options()).given for out in files[1::2]] == [(height, width) for height in heights]
-    before, after = map(int, done.stdout.split())
+    before, after = map(int, kib.split())
     return (after - before) / 1024
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -18,6 +16,7 @@ from stylemodels.method import Style
 from stylemodels.methods.sanet import METHOD, TAPS, StylizeControls, Train, style_loss
 from stylemodels.stylize import Model, load_model
 from stylemodels.train import Run
+from tests.stylemodels.frugal import peaks
 from tests.stylemodels.toy import advance, fixed_batch, paintings, photos, small_run
 
 
@@ -241,15 +240,10 @@ for form in forms:
 """
 
 
-def peaks(side: int, *forms: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-c", PEAKS, str(side), *forms], capture_output=True, text=True, check=True)
-    return {form: float(megabytes) for form, megabytes in map(str.split, done.stdout.splitlines())}
-
-
 def test_fused_and_chunked_attention_draw_a_picture_in_less_memory_than_the_whole_map_takes():
     side = 640
     map_megabytes = 4 * (side / 8) ** 4 / 2**20
-    grown = peaks(side, "sdpa", "chunked", "full")
+    grown = peaks(PEAKS, str(side), "sdpa", "chunked", "full")
     assert grown["full"] > map_megabytes > 150
     assert grown["sdpa"] <= grown["chunked"] < 0.5 * grown["full"]
 
@@ -258,5 +252,5 @@ def test_fused_and_chunked_attention_draw_a_picture_in_less_memory_than_the_whol
 def test_content_and_style_of_2048_px_are_drawn_in_an_eighth_of_what_their_map_takes():
     map_megabytes = 4 * (2048 / 8) ** 4 / 2**20
     assert map_megabytes == 16 * 1024
-    grown = peaks(2048, "sdpa", "chunked")
+    grown = peaks(PEAKS, "2048", "sdpa", "chunked")
     assert grown["chunked"] < map_megabytes / 8
