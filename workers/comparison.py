@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.store import queue
-from orchestrator.store.comparisons import SHEET
+from orchestrator.store.comparisons import SHEET, given_name
 from orchestrator.store.queue import Moved
 from stylemodels.comparison import Contestant, Drawn, Line, Named, blocks, bounded, compare
 from stylemodels.images import to_float
@@ -37,9 +37,16 @@ def run(work: Work) -> Moved:
         "content": [shorter_side(_picture(work, "content", entry), spec["size"]) for entry in spec["content"]],
         "style": [bounded(_picture(work, "style", entry)) for entry in spec["style"]],
     }
+    given = [
+        (given_name(role, place), picture[0])
+        for role, there in pictures.items()
+        for place, picture in enumerate(there, start=1)
+    ]
     encoder = work.encoders.get(spec["encoder"], torch.device("cpu"), work.patience)
     models = Models(work.platform, work.patience)
     work.begin(step=0, total_steps=len(spec["models"]))
+    for _, jpeg in work.spool.pictures(0, given):
+        jpeg.result()
     drawn: list[Drawn] = []
     for place, entry in enumerate(spec["models"], start=1):
         work.spool.raise_if_over()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
@@ -20,7 +21,6 @@ from orchestrator.api.services import Here, Services
 from orchestrator.api.submission import check_encoder, check_queue
 from orchestrator.catalogue import Catalogue, InvalidConfig
 from orchestrator.ids import new_id
-from orchestrator.objects import blob_key
 from orchestrator.problems import FieldProblem, Invalid, NotFound, invalid_field, invalid_fields
 from orchestrator.states import Move, Phase, phase_of
 from orchestrator.store import comparisons, datasets, jobs
@@ -306,8 +306,8 @@ def view(tx: Session, job: Job, services: Services) -> ComparisonView:
         progress=ProgressView(step=job.step, total_steps=job.total_steps, images_per_second=None, eta_s=None),
         size=job.config["size"],
         encoder=job.config["encoder"],
-        content=[_picture(job, entry, services) for entry in job.config["content"]],
-        style=[_picture(job, entry, services) for entry in job.config["style"]],
+        content=_given(job, samples, "content", services),
+        style=_given(job, samples, "style", services),
         models=[
             ContestantView(
                 name=entry["name"],
@@ -328,9 +328,12 @@ def view(tx: Session, job: Job, services: Services) -> ComparisonView:
     )
 
 
-def _picture(job: Job, entry: dict[str, str], services: Services) -> PictureView:
-    url = services.objects.presigned_get(blob_key(job.tenant_id, entry["sha256"]))
-    return PictureView(path=entry["path"], url=url)
+def _given(job: Job, samples: Sequence[Sample], role: str, services: Services) -> list[PictureView]:
+    keys = comparisons.given_keys(job, samples, role)
+    return [
+        PictureView(path=entry["path"], url=services.objects.presigned_get(key))
+        for entry, key in zip(job.config[role], keys, strict=True)
+    ]
 
 
 def _drawn(sample: Sample, services: Services) -> DrawnView:

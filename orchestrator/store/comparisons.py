@@ -1,6 +1,7 @@
 """Comparisons: jobs of the queue that draw instead of training. Step k is the k-th model that takes part.
 
-What is asked for stands in the job's config, complete and pinned; figures are metrics, pictures are samples.
+What is asked for stands in the job's config, complete and pinned; figures are metrics, pictures are samples. Those of
+step 0 are the contents and styles as they were compared, for their dataset may be deleted later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator.ids import is_id
+from orchestrator.objects import blob_key
 from orchestrator.states import TERMINAL
 from orchestrator.store.tables import Job, Metric, Sample
 
@@ -46,6 +48,20 @@ def pictures(tx: Session, comparison_id: str) -> Sequence[Sample]:
     """In the order of models and names; the sheet is one of them."""
     query = select(Sample).where(Sample.job_id == comparison_id).order_by(Sample.step, Sample.name)
     return tx.scalars(query).all()
+
+
+def given_keys(job: Job, samples: Sequence[Sample], role: str) -> list[str]:
+    """Objects with the contents or styles: as they were compared, or as they lie in their dataset until then."""
+    compared = {sample.name: sample.key for sample in samples if sample.step == 0}
+    return [
+        compared.get(given_name(role, place), blob_key(job.tenant_id, entry["sha256"]))
+        for place, entry in enumerate(job.config[role], start=1)
+    ]
+
+
+def given_name(role: str, place: int) -> str:
+    """Of the sample with a content or style, counted from 1."""
+    return f"{role}-{place}"
 
 
 def using(tx: Session, tenant: str, name: str, version: int) -> str | None:

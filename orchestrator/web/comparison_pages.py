@@ -9,7 +9,6 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
 from orchestrator import shelf
-from orchestrator.objects import blob_key
 from orchestrator.problems import NotFound
 from orchestrator.scopes import Scope
 from orchestrator.states import TERMINAL
@@ -46,10 +45,11 @@ def comparison_page(request: Request, services: Here, visitor: Visitor, comparis
 def given_picture(services: Here, visitor: Visitor, comparison_id: str, role: str, place: int) -> Response:
     """A content or style picture, counted from 1."""
     with services.db.read() as tx:
-        entries = _of(tx, visitor.tenant, comparison_id).config.get(role, []) if role in ROLES else []
-    if not 1 <= place <= len(entries):
+        job = _of(tx, visitor.tenant, comparison_id)
+        keys = comparisons.given_keys(job, comparisons.pictures(tx, job.id), role) if role in ROLES else []
+    if not 1 <= place <= len(keys):
         raise NotFound(f"{comparison_id} has no {role} picture {place}")
-    return signed(services, blob_key(visitor.tenant, entries[place - 1]["sha256"]))
+    return signed(services, keys[place - 1])
 
 
 @router.get("/comparisons/{comparison_id}/drawn/{step}/{name}")

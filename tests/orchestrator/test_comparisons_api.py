@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx2
 import pytest
 
 from orchestrator.sessions import COOKIE
@@ -48,6 +49,11 @@ def begun(api: Api) -> Ticket:
     return claimed.ticket
 
 
+def seen(api: Api, page: str, key: str | None = None) -> httpx2.Response:
+    """What a browser gets."""
+    return api.client.get(page, headers={"Cookie": f"{COOKIE}={key or api.key}"})
+
+
 def test_what_takes_part_is_pinned_and_waits_for_a_worker(stocked: Api):
     made = submitted(stocked)
     assert (made["status"], made["progress"]["step"], made["progress"]["total_steps"]) == ("queued", 0, 2)
@@ -82,6 +88,22 @@ def test_pictures_and_figures_are_told_as_they_come(stocked: Api):
     assert (two["figures"], two["pictures"]) == (None, [])
     assert told["sheet"].startswith("http")
     assert told["status"] == "running"
+
+
+def test_contents_and_styles_are_shown_as_they_were_compared_once_they_were(stocked: Api):
+    made = submitted(stocked)
+
+    def addresses() -> list[str]:
+        told = stocked.get(f"/v1/comparisons/{made['id']}").json()
+        shown = [seen(stocked, f"/comparisons/{made['id']}/given/style/{place}") for place in (1, 2)]
+        return [picture["url"] for picture in told["style"]] + [answer.headers["location"] for answer in shown]
+
+    assert ["/blobs/" in url for url in addresses()] == 4 * [True]
+    ticket = begun(stocked)
+    compared = [{"step": 0, "name": f"style-{n}", "width": 8, "height": 6, "key": f"compared-{n}"} for n in (1, 2)]
+    with stocked.db.write() as tx:
+        queue.record(tx, ticket, Batch(step=0, samples=compared), lease_s=60)
+    assert [f"/compared-{n}?" in url for url, n in zip(addresses(), (1, 2, 1, 2), strict=True)] == 4 * [True]
 
 
 def test_a_method_stands_for_its_newest_model(stocked: Api):
@@ -120,11 +142,10 @@ def test_a_classifier_is_not_offered_and_refused_before_a_worker_takes_it(stocke
     refused = stocked.post("/v1/comparisons", body(models=[{"model": "one"}, {"model": "scenes"}]))
     assert pointers(refused) == ["/models/1"]
     assert "srm/classify draws no pictures" in refused.text
-    cookie = {"Cookie": f"{COOKIE}={stocked.key}"}
-    offered = stocked.client.get("/comparisons", headers=cookie).text
+    offered = seen(stocked, "/comparisons").text
     assert "<option>one</option>" in offered
     assert "<option>scenes</option>" not in offered
-    own, others = (stocked.client.get(f"/models/{name}/1", headers=cookie).text for name in ("scenes", "one"))
+    own, others = (seen(stocked, f"/models/{name}/1").text for name in ("scenes", "one"))
     assert 'id="try"' in others
     assert 'id="try"' not in own
 
@@ -162,7 +183,7 @@ def test_what_takes_part_cannot_be_deleted_meanwhile(stocked: Api):
 
 def test_the_page_offers_the_models_to_those_who_may_submit(stocked: Api):
     def page(key: str) -> str:
-        answer = stocked.client.get("/comparisons", headers={"Cookie": f"{COOKIE}={key}"})
+        answer = seen(stocked, "/comparisons", key)
         assert answer.status_code == 200, answer.text
         return answer.text
 

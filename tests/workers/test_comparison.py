@@ -67,7 +67,8 @@ def test_every_model_draws_and_is_measured_by_one_worker(stocked: Bench, models:
 
     drawn = samples(stocked, comparison_id)
     pairs = {(place, f"{content}-1") for place in (1, 2) for content in (1, 2)}
-    assert set(drawn) == pairs | {(2, "sheet")}
+    given = {(0, name) for name in ("content-1", "content-2", "style-1")}
+    assert set(drawn) == given | pairs | {(2, "sheet")}
     assert min(drawn[1, "1-1"].width, drawn[1, "1-1"].height) == 32
     sheet = Image.open(io.BytesIO(stocked.objects.get(drawn[2, "sheet"].key)))
     assert sheet.width == 4 * (TILE_PX + GAP_PX) + GAP_PX
@@ -89,7 +90,7 @@ def test_a_lost_comparison_is_drawn_anew_by_one_worker(stocked: Bench, models: l
     stocked.change(comparison_id, not_before=0.0)
     assert stocked.run(stocked.claim()) == "succeeded"
     assert stocked.run(first) != "succeeded", "the first attempt counts no more"
-    assert len(samples(stocked, comparison_id)) == 5
+    assert len(samples(stocked, comparison_id)) == 8
 
 
 def test_a_cancelled_comparison_stops(stocked: Bench, models: list[dict[str, Any]]):
