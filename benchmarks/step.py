@@ -3,7 +3,8 @@
 Each figure comes from a process of its own on one core: images a second of a training step in three forms (as the
 published code has it: float32, channels first, PyTorch's own instance norm; ours: channels last; and bf16), megapixels
 a second of drawing at 256², 512² and 1,024², the most memory beyond the libraries' own, FLOPs, and how much of the
-core's matrix product rate is reached. With `--small` pictures have 64²: whether it works, not how fast.
+core's matrix product rate is reached. A checkpoint holds a training up for as long as its snapshot takes: its share of
+the time is told for the default `checkpoint_every`. With `--small` pictures have 64²: whether it works, not how fast.
 """
 
 from __future__ import annotations
@@ -88,6 +89,14 @@ def training(name: str, size: int, peaks: Mapping[torch.dtype, float]) -> None:
         flops = first["flops"] / first["images"] / 1e9
         memory = mib(by_form["channels last"])
         print(f"{name} {phase}: {'; '.join(figures)}; {flops:.0f} GFLOP an image, peak {memory}", flush=True)
+    paused = [paused_share(by_form[form]) for form in FORMS[1:]]
+    print(f"{name}: checkpoints take {paused[0]:.3%} of the time, {paused[1]:.3%} in bf16", flush=True)
+
+
+def paused_share(found: Mapping[str, Any]) -> float:
+    """Of the time of the phase with the fastest steps."""
+    steps_s = found["checkpoint_every"] * min(phase["seconds"] for phase in found["phases"].values())
+    return float(found["snapshot_s"] / (steps_s + found["snapshot_s"]))
 
 
 def draws(name: str, sizes: Sequence[int], peak_rate: float) -> None:
@@ -127,7 +136,8 @@ def step_figures(asked: Asked) -> dict[str, Any]:
     run = Run(task, seed=0)
     if asked.form == "as published":
         task.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return {"phases": phase_figures(run)}
+    phases = phase_figures(run)
+    return {"phases": phases, "snapshot_s": timed(run.snapshot), "checkpoint_every": task.config.checkpoint_every}
 
 
 def phase_figures(run: Run) -> dict[str, dict[str, float]]:
