@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stylemodels.blocks import InstanceNorm
 from stylemodels.checkpoint import State, packed, unpacked
 from stylemodels.distributed import ALONE, Group, weight_of
 from stylemodels.encoders import Encoder
@@ -66,8 +67,7 @@ class Run:
         group: the workers that train it together; every one of them must make the same calls.
         Raises ValueError when the pictures of a step cannot be shared out to them.
         """
-        # channels last: 1.1 to 1.2 times as fast on a CPU (measured), and what GPUs like
-        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(task, torch.device(device))
         self.task, self.group = task, group
         task.group = group
         self.seed = seed
@@ -229,6 +229,20 @@ def trained_state(task: Task) -> dict[str, Tensor]:
     fixed = [f"{name}." for name, module in task.named_modules() if isinstance(module, Encoder)]
     fixed += [f"{name}." for name in task.given_parts]
     return {key: value for key, value in task.state_dict().items() if not key.startswith(tuple(fixed))}
+
+
+def lay_out(task: Task, device: torch.device) -> None:
+    """Weights where steps are fastest: channels last, what GPUs like, and on a CPU 1.1 to 1.2 times as fast (measured).
+
+    On a CPU not those of networks with instance norms, whose backward pass wants channels first: layers would change
+    their inputs' layout back and forth (measured: up to 1.15 times as long a step).
+    """
+    task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type != "cpu":
+        return
+    for network in task.children():
+        if any(isinstance(layer, InstanceNorm) for layer in network.modules()):
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def channels_last(pictures: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from stylemodels.encoders import load_encoder
 from stylemodels.method import Batch, Given, Gradients, Needs, Phase, Stream, Task
 from stylemodels.settings import Common, build, setting
 from stylemodels.train import Diverged, Run, build_task, due, preview_due
-from tests.stylemodels.toy import same
+from tests.stylemodels.toy import same, small_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,3 +262,11 @@ def test_given_hands_out_only_what_the_needs_name():
     for name in ("encoder", "base", "style_image", "classes"):
         with pytest.raises(LookupError):
             getattr(given, name)
+
+
+def test_on_a_cpu_networks_with_instance_norms_are_laid_out_channels_first_and_all_others_channels_last():
+    task = small_run("metastyle/train").task
+    for part, layout in (("network", torch.contiguous_format), ("encoder", torch.channels_last)):
+        kernels = [weight for weight in task.get_submodule(part).parameters() if weight.ndim == 4]
+        assert kernels
+        assert all(weight.is_contiguous(memory_format=layout) for weight in kernels)
