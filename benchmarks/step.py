@@ -1,7 +1,7 @@
 """Training steps and drawings of every method: `python -m benchmarks.step [METHOD[/TASK] …]`.
 
 Each figure comes from a process of its own on one core: images a second of a training step in three forms (as the
-published code has it: float32, channels first, PyTorch's own instance norm; ours: channels last; and bf16), megapixels
+published code has it: float32, channels first, PyTorch's own instance norm; ours; and ours in bf16), megapixels
 a second of drawing at 256², 512² and 1,024², the most memory beyond the libraries' own, FLOPs, and how much of the
 core's matrix product rate is reached. A checkpoint holds a training up for as long as its snapshot takes: its share of
 the time is told for the default `checkpoint_every`. With `--small` pictures have 64²: whether it works, not how fast.
@@ -32,7 +32,7 @@ from stylemodels.train import Run
 
 SIZES = (256, 512, 1024)
 SMALL_PX = 64
-FORMS = ("as published", "channels last", "bf16")
+FORMS = ("as published", "ours", "bf16")
 BATCH = 2  # pictures of each stream; what a step costs is proportional
 STEPS = 3  # of each phase; the first of them is not counted
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -87,7 +87,7 @@ def training(name: str, size: int, peaks: Mapping[torch.dtype, float]) -> None:
             rate = found["images"] / found["seconds"]
             figures.append(f"{form} {rate:.2f} images/s ({faster:.2f}x, {share:.0%} of the product's rate)")
         flops = first["flops"] / first["images"] / 1e9
-        memory = mib(by_form["channels last"])
+        memory = mib(by_form["ours"])
         print(f"{name} {phase}: {'; '.join(figures)}; {flops:.0f} GFLOP an image, peak {memory}", flush=True)
     paused = [paused_share(by_form[form]) for form in FORMS[1:]]
     print(f"{name}: checkpoints take {paused[0]:.3%} of the time, {paused[1]:.3%} in bf16", flush=True)
@@ -102,7 +102,7 @@ def paused_share(found: Mapping[str, Any]) -> float:
 def draws(name: str, sizes: Sequence[int], peak_rate: float) -> None:
     figures = []
     for size in sizes:
-        found = from_child("benchmarks.step", Asked(name, "channels last", size, draws=True))
+        found = from_child("benchmarks.step", Asked(name, "ours", size, draws=True))
         if not found["drew"]:
             print(f"{name} draws no pictures", flush=True)
             return
