@@ -74,7 +74,7 @@ class Fusion(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bottleneck = Bottleneck(channels, channels)  # before the product and after it
-        self.weight = nn.Parameter(torch.empty(channels, channels))
+        self.weight = nn.Parameter(torch.eye(channels))
 
     def forward(self, errors: Tensor, style_error: Tensor) -> Tensor:
         """errors: (N, C, h, w), style_error: (N, C, C). Each position's row x becomes x W style_error; (N, C, h, w)."""
