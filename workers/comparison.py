@@ -37,16 +37,10 @@ def run(work: Work) -> Moved:
         "content": [shorter_side(_picture(work, "content", entry), spec["size"]) for entry in spec["content"]],
         "style": [bounded(_picture(work, "style", entry)) for entry in spec["style"]],
     }
-    given = [
-        (given_name(role, place), picture[0])
-        for role, there in pictures.items()
-        for place, picture in enumerate(there, start=1)
-    ]
     encoder = work.encoders.get(spec["encoder"], torch.device("cpu"), work.patience)
     models = Models(work.platform, work.patience)
     work.begin(step=0, total_steps=len(spec["models"]))
-    for _, jpeg in work.spool.pictures(0, given):
-        jpeg.result()
+    _keep(work, pictures)
     drawn: list[Drawn] = []
     for place, entry in enumerate(spec["models"], start=1):
         work.spool.raise_if_over()
@@ -75,6 +69,13 @@ def run(work: Work) -> Moved:
     if moved is None:
         raise Superseded
     return moved
+
+
+def _keep(work: Work, pictures: Mapping[str, list[Tensor]]) -> None:
+    """Send contents and styles as they are compared; they are encoded before anything is measured."""
+    given = [(given_name(role, n), one[0]) for role, those in pictures.items() for n, one in enumerate(those, start=1)]
+    for _, jpeg in work.spool.pictures(0, given):
+        jpeg.result()
 
 
 def _model(models: Models, entry: Mapping[str, Any]) -> Model:
